@@ -1,6 +1,6 @@
-"""`python -m bench.identity`: the identity stage beside four other ways, on one made-up world of which the truth is known.
+"""`python -m bench.identity`: compares the identity stage with four other methods on a generated world with known truth.
 
-The first row is what nobody can beat who goes by identifiers alone: two persons at one kiosk who do not log in look the same.
+The first column is the bound for every method that uses identifiers alone: two persons who do not log in at a kiosk look alike.
 """
 
 import argparse
@@ -41,7 +41,7 @@ BOUND, OURS, TIDIED, ALL, CAPPED, UNIQUE, SQL = (
 )
 ONLINE = {ALL: union_of_all, CAPPED: capped_union}
 ANEW = {UNIQUE: unique_only, SQL: labels_in_sql}
-"""Beside ours: those that stamp events as they come, and those that compute everything anew."""
+"""Methods besides the stage: those that resolve events as they arrive, and those that recompute everything."""
 COLUMNS: Mapping[str, tuple[str, str]] = {
     "wrong": ("wrong events %", "100"), "unattributed": ("events of nobody %", "100"),
     "avoidable": ("of it avoidable %", "100"),
@@ -52,7 +52,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "merged_households": ("of several households", "n"), "two_users": ("with two user ids", "n"),
     "stale": ("stale stamps %", "100"), "overrides": ("override rows %", "100"), "seconds": ("seconds", "s"),
 }  # fmt: skip
-"""Figure -> its heading, and how it is shown: as a percentage, as it is, as a count, as seconds."""
+"""Figure -> heading, and format: percentage, number, count, seconds."""
 
 
 CONSTANTS = "constants"
@@ -60,69 +60,69 @@ CONSTANTS = "constants"
 
 
 def measure(world: IdentityWorld, progress: Progress, batch: int = BATCH) -> dict[str, dict[str, Any]]:
-    """Figures and causes of every contender, and the bound."""
+    """Return the figures and causes of every contender, and the bound."""
     events = first_deliveries(world.events)
     rows: dict[str, dict[str, Any]] = {BOUND: asdict(bound(world, events))}
 
-    def told(name: str, of: Sequence[WorldEvent]) -> Advance:
+    def report_progress(name: str, of: Sequence[WorldEvent]) -> Advance:
         task = progress.add_task(name, total=len(of))
         return lambda n: progress.advance(task, n)
 
     def keep(name: str, result: ContenderResult) -> None:
-        figures: Score = score(world, events, result.canonicals, result.stamped, result.nobodys)
-        causes = {
+        figures: Score = score(world, events, result.canonicals, result.at_arrival, result.nobodys)
+        cause_shares = {
             "wrong_by_cause": wrong_by_cause(world, events, result.canonicals, result.nobodys),
             "lost_by_cause": lost_by_cause(world, events, result.canonicals),
         }
-        rows[name] = {**asdict(figures), "seconds": round(result.seconds, 2), **causes}
+        rows[name] = {**asdict(figures), "seconds": round(result.seconds, 2), **cause_shares}
 
-    for name, result in zip((OURS, TIDIED), stage(world.events, told(OURS, world.events), batch), strict=True):
+    for name, result in zip((OURS, TIDIED), stage(world.events, report_progress(OURS, world.events), batch), strict=True):
         keep(name, result)
-    for name, stamp in ONLINE.items():
-        keep(name, stamp(events, told(name, events), batch))
+    for name, resolve_online in ONLINE.items():
+        keep(name, resolve_online(events, report_progress(name, events), batch))
     for name, resolve in ANEW.items():
-        keep(name, resolve(events, told(name, events)))
+        keep(name, resolve(events, report_progress(name, events)))
     return rows
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A column for each contender, a row for each figure."""
-    made = Table("", *rows, title="identities, against the truth")
-    for figure, (heading, how) in COLUMNS.items():
-        made.add_row(heading, *(_shown(row.get(figure), how) for row in rows.values()))
-    return made
+    """Return a table with a column for each contender and a row for each figure."""
+    rendered = Table("", *rows, title="identities, against the truth")
+    for figure, (heading, unit) in COLUMNS.items():
+        rendered.add_row(heading, *(_shown(row.get(figure), unit) for row in rows.values()))
+    return rendered
 
 
-def causes(rows: Mapping[str, Mapping[str, Any]], which: str, title: str) -> Table:
-    """The same for causes: percentages of all events, or of all pairs."""
-    compared = {name: row[which] for name, row in rows.items() if which in row}
-    made = Table("", *compared, title=title)
+def causes(rows: Mapping[str, Mapping[str, Any]], kind: str, title: str) -> Table:
+    """Return a table of causes, in percent of all events or of all pairs."""
+    compared = {name: row[kind] for name, row in rows.items() if kind in row}
+    rendered = Table("", *compared, title=title)
     for cause in sorted({cause for row in compared.values() for cause in row}):
-        made.add_row(cause, *(_shown(row.get(cause), "100") for row in compared.values()))
-    return made
+        rendered.add_row(cause, *(_shown(row.get(cause), "100") for row in compared.values()))
+    return rendered
 
 
-def _shown(figure: float | None, how: str) -> str:
+def _shown(figure: float | None, unit: str) -> str:
     if figure is None:
         return "-"
-    return {"100": f"{100 * figure:.3f}", "1": f"{figure:.4f}", "n": f"{figure:,.0f}", "s": f"{figure:.1f}"}[how]
+    return {"100": f"{100 * figure:.3f}", "1": f"{figure:.4f}", "n": f"{figure:,.0f}", "s": f"{figure:.1f}"}[unit]
 
 
 def constants_table(figures: identity_constants.Figures) -> Table:
-    """What the stage makes of the world of constants, a row for each figure."""
-    made = Table("", "identity stage, tidied daily", title="constants, against the truth")
-    made.add_row("wrong events %", f"{100 * figures.wrong:.4f}")
-    made.add_row("of it after the first day, n", f"{figures.wrong_later:,}")
-    made.add_row("stamped wrongly after the first day, n", f"{figures.stamped_wrong_later:,}")
-    made.add_row("wrong by slow constants, n", f"{figures.wrong_slow:,}")
-    made.add_row("events of nobody %", f"{100 * figures.unattributed:.3f}")
+    """Return a table of the stage's figures in the world of constants."""
+    rendered = Table("", "identity stage, tidied daily", title="constants, against the truth")
+    rendered.add_row("wrong events %", f"{100 * figures.wrong:.4f}")
+    rendered.add_row("of it after the first day, n", f"{figures.wrong_later:,}")
+    rendered.add_row("stamped wrongly after the first day, n", f"{figures.stamped_wrong_later:,}")
+    rendered.add_row("wrong by slow constants, n", f"{figures.wrong_slow:,}")
+    rendered.add_row("events of nobody %", f"{100 * figures.unattributed:.3f}")
     for case, n in sorted(figures.merged.items()):
-        made.add_row(f"persons merged, {case}", f"{n:,}")
-    return made
+        rendered.add_row(f"persons merged, {case}", f"{n:,}")
+    return rendered
 
 
 def run_constants(events: int, seed: int, batch: int, as_json: bool) -> None:
-    """Make the world of constants, run the stage over it, report."""
+    """Generate the world of constants, run the stage on it, report."""
     persons = max(1, events // identity_constants.EVENTS_PER_PERSON)
     figures = identity_constants.measure(identity_constants.make(persons, seed=seed), lambda _done: None, batch)
     if as_json:
@@ -134,19 +134,45 @@ def run_constants(events: int, seed: int, batch: int, as_json: bool) -> None:
 
 
 def rates_of(name: str, events: int, changes: Sequence[str]) -> Rates:
-    """The rates of a world with changes `NAME=NUMBER`. ValueError where there is no such rate."""
-    found = replace(WORLDS[name], events=events)
-    kinds = {field.name: type(getattr(found, field.name)) for field in fields(found)}
+    """Return the rates of a world with changes `NAME=NUMBER`. ValueError for an unknown rate."""
+    rates = replace(WORLDS[name], events=events)
+    kinds = {field.name: type(getattr(rates, field.name)) for field in fields(rates)}
     for change in changes:
         rate, _, number = change.partition("=")
         if kinds.get(rate) not in (int, float):
             raise ValueError(f"{rate!r} is none of the rates that are numbers; see bench/identity/rates.py")
-        found = replace(found, **{rate: kinds[rate](number)})
-    return found
+        rates = replace(rates, **{rate: kinds[rate](number)})
+    return rates
 
 
 def main() -> None:
-    """Make the world, run everybody, report."""
+    """Generate a world, run all contenders on it, report."""
+    parser = make_parser()
+    arguments = parser.parse_args()
+    if arguments.world == CONSTANTS:
+        if arguments.rate:
+            parser.error("the world of constants has no rates")
+        run_constants(arguments.events or identity_constants.EVENTS, arguments.seed, arguments.batch, arguments.json)
+        return
+    try:
+        rates = rates_of(arguments.world, arguments.events or Rates.events, arguments.rate)
+    except ValueError as error:
+        parser.error(str(error))
+    bar = (TextColumn("{task.description:>16}"), BarColumn(), TextColumn("{task.completed:,.0f} events"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*bar, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("making the world", total=None)
+        world = make_world(rates, arguments.seed)
+        progress.update(task, total=len(world.events), completed=len(world.events))
+        rows = measure(world, progress, arguments.batch)
+    if arguments.json:
+        print(json.dumps({**parameters(arguments, world), "rows": rows}))
+    else:
+        print_report(arguments, world, rows)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.identity",
         description=__doc__,
@@ -163,38 +189,28 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH, help="events that are resolved together (default %(default)s)")
     parser.add_argument("--causes", action="store_true", help="also tell why events are wrong and why pairs are lost")
     parser.add_argument("--json", action="store_true", help="one JSON object, causes included")
-    given = parser.parse_args()
-    if given.world == CONSTANTS:
-        if given.rate:
-            parser.error("the world of constants has no rates")
-        run_constants(given.events or identity_constants.EVENTS, given.seed, given.batch, given.json)
-        return
-    try:
-        rates = rates_of(given.world, given.events or Rates.events, given.rate)
-    except ValueError as error:
-        parser.error(str(error))
-    console = Console(stderr=given.json)
-    bar = (TextColumn("{task.description:>16}"), BarColumn(), TextColumn("{task.completed:,.0f} events"), TimeElapsedColumn())
-    with Progress(*bar, console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as progress:
-        making = progress.add_task("making the world", total=None)
-        world = make_world(rates, given.seed)
-        progress.update(making, total=len(world.events), completed=len(world.events))
-        rows = measure(world, progress, given.batch)
-    about = {
-        "world": given.world,
-        "changed": given.rate,
+    return parser
+
+
+def parameters(arguments: argparse.Namespace, world: IdentityWorld) -> dict[str, Any]:
+    """Return the parameters of a run as its JSON report names them."""
+    return {
+        "world": arguments.world,
+        "changed": arguments.rate,
         "events": len(world.events),
         "persons": len(world.users),
-        "seed": given.seed,
+        "seed": arguments.seed,
         "load": os.getloadavg()[0],
     }
-    if given.json:
-        print(json.dumps({**about, "rows": rows}))
-        return
+
+
+def print_report(arguments: argparse.Namespace, world: IdentityWorld, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the tables of a run."""
+    console = Console()
     size = f"{len(world.events):,} events of {len(world.users):,} persons, {world.blocked:,} values blocked"
-    console.print(f"world {given.world!r}, seed {given.seed}: {size}; batches of {given.batch}", highlight=False)
+    console.print(f"world {arguments.world!r}, seed {arguments.seed}: {size}; batches of {arguments.batch}", highlight=False)
     console.print(table(rows))
-    if given.causes:
+    if arguments.causes:
         console.print(causes(rows, "wrong_by_cause", "wrong events, % of all"))
         console.print(causes(rows, "lost_by_cause", "pairs of one person not brought together, % of all"))
     console.print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", highlight=False)

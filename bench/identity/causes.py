@@ -1,31 +1,39 @@
-"""Why events are wrong, and why pairs of a person's events were not brought together. Reads the truth; contenders never do."""
+"""Attributes wrong events and lost pairs to causes. Uses the truth, which contenders never see."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
-from bench.identity.metrics import Canonicals, conflicting, contents, evidence, owned, pairs, same_nodes
+from bench.identity.metrics import (
+    Canonicals,
+    conflicting_canonicals,
+    main_owners,
+    pair_count,
+    people_by_canonical,
+    person_components,
+    same_nodes,
+)
 from bench.identity.world import KIOSK, OWN, IdentityWorld, WorldEvent
 
 WORST_FIRST = (
     "junk user id", "junk e-mail", "junk device id", "kiosk", "forwarded newsletter", "household e-mail", "shared device",
 )  # fmt: skip
-"""Reasons why several persons have a node; of several in one canonical the first is held responsible."""
+"""Reasons why several persons have a node; the first that applies to a canonical counts."""
 NO_EVIDENCE = "no evidence"
 
 
 def wrong_by_cause(
     world: IdentityWorld, events: Sequence[WorldEvent], canonicals: Canonicals, nobodys: Collection[str | int] = ()
 ) -> dict[str, float]:
-    """Share of all events that are wrong, by cause: where it happened, or by what its own device was merged with another's.
-    Events in canonicals that are said to be nobody's are not wrong.
+    """Return the share of all events that are wrong, by cause: place of the event, or what merged the person's own device.
 
-    Unavoidable: most events with the very same nodes are another's. Hidden: no identifier in the canonical was ever seen in
-    events of two users, so that no conflict gave it away; a cap still may.
+    Events in canonicals that are declared to be nobody's are not wrong. Unavoidable: most events with the same nodes are
+    another person's. Hidden: no identifier in the canonical occurs in events of two users, so no conflict reveals it; a limit
+    may.
     """
-    likeliest = owned(contents(events, same_nodes(events)))
-    owners = owned(contents(events, canonicals))
+    likeliest = main_owners(people_by_canonical(events, same_nodes(events)))
+    owners = main_owners(people_by_canonical(events, canonicals))
     reasons = _reasons(world, events, canonicals)
-    conflicts = conflicting(events, canonicals)
+    conflicts = conflicting_canonicals(events, canonicals)
     causes: Counter[str] = Counter()
     for event, canonical, alike in zip(events, canonicals, same_nodes(events), strict=True):
         if event.person != owners[canonical] and canonical not in nobodys:
@@ -39,18 +47,18 @@ def wrong_by_cause(
 
 
 def lost_by_cause(world: IdentityWorld, events: Sequence[WorldEvent], canonicals: Canonicals) -> dict[str, float]:
-    """Share of all pairs of one person's events that are in different canonicals, by cause.
+    """Return the share of all pairs of one person's events in different canonicals, by cause.
 
-    Pairs that nothing connects are nobody's fault. Of the others, those with an event at a shared place are that place's; the
-    rest is put down to what the component has that several persons have.
+    Pairs without any connecting evidence count apart. Of the others, those with an event at a shared place count there; the
+    rest is attributed to the worst shared node of their component.
     """
-    components = evidence(events)
+    components = person_components(events)
     reasons = _reasons(world, events, components)
     tally: defaultdict[int, Counter[tuple[str | int, str]]] = defaultdict(Counter)
     for event, component, canonical in zip(events, components, canonicals, strict=True):
         tally[component][canonical, event.place] += 1
-    whole = sum(pairs(n) for n in Counter(event.person for event in events).values())
-    lost: Counter[str] = Counter({NO_EVIDENCE: whole - sum(pairs(sum(counts.values())) for counts in tally.values())})
+    whole = sum(pair_count(n) for n in Counter(event.person for event in events).values())
+    lost: Counter[str] = Counter({NO_EVIDENCE: whole - sum(pair_count(sum(counts.values())) for counts in tally.values())})
     for component, counts in tally.items():
         at_home = _lost(counts, {OWN})
         anywhere_but_kiosks = _lost(counts, {place for _, place in counts} - {KIOSK})
@@ -61,19 +69,19 @@ def lost_by_cause(world: IdentityWorld, events: Sequence[WorldEvent], canonicals
 
 
 def _lost(counts: Counter[tuple[str | int, str]], places: Iterable[str]) -> int:
-    """Pairs of events at these places that are in different canonicals."""
-    found: Counter[str | int] = Counter()
+    """Return the pairs of events at these places that are in different canonicals."""
+    by_canonical: Counter[str | int] = Counter()
     for (canonical, place), n in counts.items():
         if place in places:
-            found[canonical] += n
-    return pairs(sum(found.values())) - sum(pairs(n) for n in found.values())
+            by_canonical[canonical] += n
+    return pair_count(sum(by_canonical.values())) - sum(pair_count(n) for n in by_canonical.values())
 
 
 def _reasons(world: IdentityWorld, events: Sequence[WorldEvent], groups: Canonicals) -> defaultdict[str | int, set[str]]:
-    """Group -> why nodes of its events are several persons'."""
+    """Map each group to the reasons why its nodes are shared."""
     reasons: defaultdict[str | int, set[str]] = defaultdict(set)
     for event, group in zip(events, groups, strict=True):
-        reasons[group].update(world.several[node] for node in event.nodes if node in world.several)
+        reasons[group].update(world.shared_nodes[node] for node in event.nodes if node in world.shared_nodes)
     return reasons
 
 

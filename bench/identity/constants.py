@@ -1,7 +1,7 @@
 """A world of constants: ids that a tag, a kiosk or a form gives to everybody, beside the visitors' own ids.
 
-Each of `CASES` is a share of the traffic from its first day on, and each of `SLOW` gets one new visitor a day, which is what
-stays under limits by days. Once a day `headwater identity tidy` is run, as `headwater upkeep` does. Seeded, with its truth.
+Each of `CASES` is a share of the traffic from the first day on; each of `SLOW` gets one new visitor a day, which stays under
+daily limits. `headwater identity tidy` runs once a day, as in `headwater upkeep`. Seeded, with known truth.
 """
 
 import random
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from bench.identity.contenders import Advance, ContenderStage, follow
-from bench.identity.metrics import contents, owned
+from bench.identity.contenders import Advance, ContenderStage, follow_profile
+from bench.identity.metrics import main_owners, people_by_canonical
 from bench.identity.rates import DAY_MS
 from bench.identity.world import OWN, SECRET, START_TS, WorldEvent
 from infra.secrets import Secret
@@ -22,23 +22,23 @@ PERSONS, DAYS, BATCH = 10_000, 30, 500
 EVENTS_PER_PERSON = 20
 EVENTS = PERSONS * EVENTS_PER_PERSON
 SHARE = 0.05
-"""Of all events, each case."""
+"""Of all events, for each case."""
 ALONE = 0.1
-"""Of a case's events: the constant came alone."""
+"""Of a case's events: those that carry the constant only."""
 SHORT_LIVED = 0.35
-"""Of browsers: drop their cookie every week."""
+"""Of browsers: those that drop their cookie every week."""
 MEMBERS, SAYS_EMAIL, HAS_DEVICE, HAS_PHONE = 0.5, 0.5, 0.4, 0.5
-"""Of persons; of logins; of persons."""
+"""Share of persons with an account; of logins with an e-mail; of persons with a device; of persons with a phone."""
 
 
 class ConstantCase(NamedTuple):
-    """A constant, and what comes with it."""
+    """A constant and the ids that come with it."""
 
     name: str
     kind: str
-    """Of the constant; a key of `TIERS`."""
+    """Identifier type of the constant; a key of `TIERS`."""
     member: str
-    """Kind of the visitor's own id."""
+    """Identifier type of the visitor's own id."""
 
 
 CASES = (
@@ -58,7 +58,7 @@ SLOW = (
 
 
 class Occurrence(NamedTuple):
-    """An event, and the case that it belongs to."""
+    """An event and the case that it belongs to."""
 
     event: WorldEvent
     case: ConstantCase | None
@@ -66,26 +66,36 @@ class Occurrence(NamedTuple):
 
 @dataclass(frozen=True)
 class Figures:
-    """What the stage with a daily `tidy` makes of it; shares are 0 to 1."""
+    """Result of the stage with a daily `tidy`; shares are 0 to 1."""
 
     events: int
     wrong: float
-    """Of events: in the profile of somebody else in the end."""
+    """Of events: in another person's profile at the end."""
     wrong_later: int
-    """Of them: after the first day of the constants; slow ones and who they merged are not in it."""
+    """Of those: after the first day of the constants, without slow constants and the persons they merged."""
     wrong_slow: int
-    """Of them: of persons whom a slow constant met."""
+    """Of those: of persons who met a slow constant."""
     stamped_wrong_later: int
-    """As `wrong_later`, but by what the events were stamped with when they came."""
+    """As `wrong_later`, by the profile that events had on arrival."""
     unattributed: float
-    """Of events: nobody's."""
+    """Of events: in nobody's profile."""
     merged: Mapping[str, int]
-    """Slow case -> persons in the largest profile with one whom it met, in the end."""
+    """Slow case -> persons in the largest profile of a person who met it, at the end."""
 
 
 def make(persons: int = PERSONS, days: int = DAYS, seed: int = 1) -> list[Occurrence]:
-    """Events in the order they arrive."""
+    """Generate events in the order of arrival."""
     return _ConstantWorldMaker(random.Random(seed), persons, days).make()
+
+
+class ConstantVisit(NamedTuple):
+    """A visit, before it becomes an event."""
+
+    at: float
+    """Milliseconds since the start of the world."""
+    person: int
+    nodes: tuple[str, ...]
+    case: ConstantCase | None
 
 
 class _ConstantWorldMaker:
@@ -100,28 +110,29 @@ class _ConstantWorldMaker:
         ]
 
     def make(self) -> list[Occurrence]:
-        rng, rows = self._rng, list[tuple[float, int, tuple[str, ...], ConstantCase | None]]()
+        rng, visits = self._rng, list[ConstantVisit]()
         total = self._persons * EVENTS_PER_PERSON
         for case in CASES:
             for _ in range(int(total * SHARE)):
                 at, person = rng.random() * self._days * DAY_MS, rng.randrange(self._persons)
                 own = () if rng.random() < ALONE else (self._own(person, case.member, at),)
-                rows.append((at, person, (self._node(case.kind, case.name), *own), case))
+                visits.append(ConstantVisit(at, person, (self._node(case.kind, case.name), *own), case))
         for case in SLOW:
             for day in range(self._days):
                 at, person = (day + rng.random()) * DAY_MS, rng.randrange(self._persons)
-                rows.append((at, person, (self._node(case.kind, case.name), self._own(person, case.member, at)), case))
-        for _ in range(total - len(rows)):
+                own = (self._own(person, case.member, at),)
+                visits.append(ConstantVisit(at, person, (self._node(case.kind, case.name), *own), case))
+        for _ in range(total - len(visits)):
             at, person = rng.random() * self._days * DAY_MS, rng.randrange(self._persons)
-            rows.append((at, person, self._ordinary(person, at), None))
-        rows.sort()
+            visits.append(ConstantVisit(at, person, self._ordinary(person, at), None))
+        visits.sort()
         return [
             Occurrence(WorldEvent(START_TS + int(at), START_TS + int(at), f"{n:032x}", tuple(sorted(nodes)), person, OWN), case)
-            for n, (at, person, nodes, case) in enumerate(rows)
+            for n, (at, person, nodes, case) in enumerate(visits)
         ]  # fmt: skip
 
     def _ordinary(self, person: int, at: float) -> tuple[str, ...]:
-        """A visit to her app or her browser, some of them logged in."""
+        """Return the nodes of a visit by app or browser, some of them logged in."""
         rng, traits = self._rng, self._traits[person]
         main = "device" if traits["device"] and rng.random() < 0.5 else "cookie"
         nodes = [self._own(person, main, at)]
@@ -147,35 +158,35 @@ class _ConstantWorldMaker:
             elif kind == "phone":
                 person = value.removeprefix("phone-")
                 spelt = f"+4930{20_000_000 + int(person) if person.isdecimal() else 99_000_000 + len(self._known) % 10**6}"
-            made = node(self._keys, kind, spelt)
-            assert made is not None
-            self._known[kind, value] = made
+            spelt_node = node(self._keys, kind, spelt)
+            assert spelt_node is not None
+            self._known[kind, value] = spelt_node
         return self._known[kind, value]
 
 
 def measure(rows: Sequence[Occurrence], advance: Advance, size: int = BATCH) -> Figures:
-    """Let the stage resolve them, with a `tidy` at the end of each day."""
+    """Resolve the events with the stage, and tidy at the end of each day."""
     room, profiles = ContenderStage(), list[str]()
     events = [row.event for row in rows]
     for _, today in groupby(events, lambda event: (event.arrived - START_TS) // DAY_MS):
-        start, some = len(profiles), list(today)
-        for at in range(0, len(some), size):
-            room.take(some[at : at + size])
-            advance(len(some[at : at + size]))
-        profiles += [room.stamped[event.event_id] for event in some]
+        start, day_events = len(profiles), list(today)
+        for at in range(0, len(day_events), size):
+            room.resolve_batch(day_events[at : at + size])
+            advance(len(day_events[at : at + size]))
+        profiles += [room.profile_by_event[event.event_id] for event in day_events]
         profiles = room.tidy(start, list(zip(events[: len(profiles)], profiles, strict=True)))
-    return _figures(rows, [follow(room.store.slots, profile) for profile in profiles], room)
+    return _figures(rows, [follow_profile(room.store.slots, profile) for profile in profiles], room)
 
 
 def _figures(rows: Sequence[Occurrence], canonicals: Sequence[str], room: ContenderStage) -> Figures:
     events = [row.event for row in rows]
-    people = contents(events, canonicals)
-    owners = owned(people)
+    people = people_by_canonical(events, canonicals)
+    owners = main_owners(people)
     slow = {row.event.person for row in rows if row.case in SLOW}
     first_day = START_TS + DAY_MS
-    stamped = [room.stamped[event.event_id] for event in events]
-    later = [(event, profile) for event, profile in zip(events, stamped, strict=True) if event.arrived >= first_day]
-    stamp_owners = owned(contents([event for event, _ in later], [profile for _, profile in later]))
+    at_arrival = [room.profile_by_event[event.event_id] for event in events]
+    later = [(event, profile) for event, profile in zip(events, at_arrival, strict=True) if event.arrived >= first_day]
+    arrival_owners = main_owners(people_by_canonical([event for event, _ in later], [profile for _, profile in later]))
     wrong = [
         event for event, canonical in zip(events, canonicals, strict=True)
         if canonical not in room.nobodys and owners[canonical] != event.person
@@ -189,7 +200,7 @@ def _figures(rows: Sequence[Occurrence], canonicals: Sequence[str], room: Conten
         sum(event.arrived >= first_day and event.person not in slow for event in wrong),
         sum(event.person in slow for event in wrong),
         sum(
-            profile not in room.nobodys and stamp_owners[profile] != event.person and event.person not in slow
+            profile not in room.nobodys and arrival_owners[profile] != event.person and event.person not in slow
             for event, profile in later
         ),
         sum(canonical in room.nobodys for canonical in canonicals) / len(events), dict(merged),

@@ -1,7 +1,7 @@
-"""Who competes: the identity stage, and four ways in which others resolve identities.
+"""The contenders: the identity stage, and four methods that others use to resolve identities.
 
-All see the same events in the same order, and the same filter of blocked literals has passed over them. The stage meets the
-duplicates and drops them itself; to the others they are not shown.
+All see the same events in the same order, after the same filter of blocked literals. Duplicates are shown to the stage only,
+which drops them itself.
 """
 
 import sqlite3
@@ -21,50 +21,51 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.identity.evidence import CONFLICTS, LINKS
-from streams.identity.graph.hubs import collect
 from streams.identity.graph.identifier_set import SHARED_IDS
+from streams.identity.graph.limits import USER
 from streams.identity.graph.slots import MERGES, SlotLog
 from streams.identity.graph.store import MemoryGraphStore
-from streams.identity.graph.union_find import USER, Slot
+from streams.identity.graph.union_find import Slot
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
-from streams.identity.repair.splitting import Log, SplitJournal
-from streams.identity.repair.tidying import hubs, tidy
+from streams.identity.repair.hubs import collect
+from streams.identity.repair.splitting import SlotLogger, SplitJournal
+from streams.identity.repair.tidying import find_hubs, tidy
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch
 
 BATCH = 500
-"""Events that are resolved together: what a batch learns, all of its events are stamped by, whoever resolves it.
+"""Events that are resolved together; all events of a batch profit from what the batch reveals.
 
-Two months pass here in so few events that 500 are two hours, which leaves fewer stamps stale than in a busy stream; with 1,
-everything is learnt as late as it can be.
+Two months pass here in so few events that 500 are two hours, so fewer profiles are stale than in a busy stream; with 1,
+everything is learnt as late as possible.
 """
 EMAIL = "3"
 ALIAS = alias(Secret("a benchmark has nothing to hide, but forty characters"))
 CAPS: Mapping[tuple[str, str], int] = {
     ("1", "2"): 12, ("1", "0"): 3, ("2", "0"): 3, ("3", "0"): 1, ("3", "1"): 8, ("3", "2"): 8,
 }  # fmt: skip
-"""(tier, tier of others) -> with how many others it may be linked. A cookie counts as a device, except on a device."""
+"""(Tier, tier of others) -> how many others it may be linked with. A cookie counts as a device, except on a device."""
 
 Advance = Callable[[int], None]
-"""Told how many events were done."""
+"""Called with the number of events that were processed."""
 
 
 @dataclass(frozen=True)
 class ContenderResult:
-    """What a contender made of the events, duplicates left out."""
+    """Result of a contender, without duplicates."""
 
     canonicals: Canonicals
-    stamped: Canonicals | None
-    """What each event was stamped with when it came; None for those that compute everything anew."""
+    at_arrival: Canonicals | None
+    """Profile of each event on arrival; None for methods that recompute everything."""
     seconds: float
-    """For the resolution alone; encoding, decoding of what left, and scoring are not in it."""
+    """For the resolution alone, without encoding, decoding and scoring."""
     nobodys: frozenset[str] = frozenset()
-    """Canonicals that are said to be no person's: events of nodes that were found to be shared."""
+    """Canonicals that are declared to be no person's: events of shared nodes."""
 
 
 class ContenderStage:
-    """The identity stage over the memory store, one worker, committed batch by batch; it hears its log, as any does."""
+    """The identity stage on the memory store: one worker, a commit for each batch, with its own log as broadcast."""
 
     def __init__(self) -> None:
         self._registry = Registry(PACKAGED_CONTRACTS)
@@ -72,17 +73,17 @@ class ContenderStage:
         self._stage = IdentityStage(self._registry, self.store, Metrics(), IdentityDependencies(ALIAS))
         self._slots = SlotLog(self._registry)
         self._start = 0
-        self.stamped: dict[str, str] = {}
-        """Event id -> profile."""
+        self.profile_by_event: dict[str, str] = {}
+        """Event id -> profile id."""
         self.nobodys: set[str] = set()
         self.evidence: dict[bytes | None, tuple[tuple[str, ...], int]] = {}
-        """What `identity.links` holds: nodes, and the day."""
+        """Content of `identity.links`: nodes, and day of the evidence."""
         self.demoted: dict[str, int] = {}
-        """Node -> the first record (its number in the order of arrival) of the batch that demoted it."""
+        """Node -> number of the first record of the batch that demoted it."""
         self.seconds = 0.0
 
-    def take(self, part: Sequence[WorldEvent]) -> None:
-        """Resolve a batch."""
+    def resolve_batch(self, part: Sequence[WorldEvent]) -> None:
+        """Resolve a batch and commit it."""
         registry, room = self._registry, self._stage
         values = [consented(registry, event) for event in part]
         places = range(self._start, self._start + len(part))
@@ -96,7 +97,7 @@ class ContenderStage:
         self.seconds += time.perf_counter() - began
         for _, value, _ in outcome.out[RESOLVED]:
             record = decode(registry, value or b"")[1]
-            self.stamped[record["event_id"]] = record["profile_id"]
+            self.profile_by_event[record["event_id"]] = record["profile_id"]
             if record["identity_state"] == SHARED_IDS:
                 self.nobodys.add(record["profile_id"])
         for key, value, _ in outcome.out.get(LINKS, ()):
@@ -107,85 +108,88 @@ class ContenderStage:
         self._start += len(part)
 
     def tidy(self, since: int, rows: Sequence[tuple[WorldEvent, str]]) -> list[str]:
-        """What `headwater identity tidy` makes of the graph and of past rows (event, profile): their profiles. `since`: of ids
-        that were demoted from that record on."""
-        said = MemoryLinkLog([nodes for nodes, _ in self.evidence.values()])
+        """Run `headwater identity tidy` for nodes demoted since record `since`; return the profiles of past rows (event,
+        profile)."""
+        log = MemoryLinkLog([nodes for nodes, _ in self.evidence.values()])
         members = dict[str, dict[str, int]]()
         for nodes, day in self.evidence.values():
             collect(members, nodes, day, nodes)
         lately = [node for node, at in self.demoted.items() if at >= since]
-        over = dict.fromkeys([*lately, *hubs(self.store, members, said)])
-        journals = tidy(self.store, list(over), said, ALIAS, self._hear)
-        return _rewritten({node: journal for node, journal in journals if journal is not None}, rows, self.nobodys)
+        over = dict.fromkeys([*lately, *find_hubs(self.store, members, log)])
+        journals = tidy(self.store, list(over), log, ALIAS, self._log_writer)
+        return _rewrite_profiles({node: journal for node, journal in journals if journal is not None}, rows, self.nobodys)
 
-    def _hear(self, _node: str) -> Log:
+    def _log_writer(self, _node: str) -> SlotLogger:
         def log(_kept: str, slots: Sequence[tuple[str, Slot]]) -> None:
-            records = [self._slots.output(node, slot, "", 0)[:2] for node, slot in slots]
+            records = [self._slots.encode_slot(node, slot, "", 0)[:2] for node, slot in slots]
             self._stage.on_broadcast(MERGES, records)
 
         return log
 
 
 def stage(events: Sequence[WorldEvent], advance: Advance, size: int = BATCH) -> tuple[ContenderResult, ContenderResult]:
-    """The identity stage: as it stamped the events, and what `headwater identity tidy` then makes of the graph and of past
-    rows."""
+    """Run the identity stage; return its result, and the result after `headwater identity tidy`."""
     room = ContenderStage()
     for part in _batches(events, advance, size):
-        room.take(part)
+        room.resolve_batch(part)
     first = first_deliveries(events)
-    profiles = [room.stamped[event.event_id] for event in first]
-    as_stamped = _followed(room.store, profiles, room.seconds, room.nobodys)
+    profiles = [room.profile_by_event[event.event_id] for event in first]
+    unsplit = _canonicals_of(room.store, profiles, room.seconds, room.nobodys)
     began = time.perf_counter()
     tidied = room.tidy(0, list(zip(first, profiles, strict=True)))
-    return as_stamped, _followed(room.store, tidied, time.perf_counter() - began, room.nobodys)
+    return unsplit, _canonicals_of(room.store, tidied, time.perf_counter() - began, room.nobodys)
 
 
-def _followed(store: MemoryGraphStore, profiles: Sequence[str], seconds: float, nobodys: Iterable[str]) -> ContenderResult:
-    finals = {profile: follow(store.slots, profile) for profile in set(profiles)}
+def _canonicals_of(store: MemoryGraphStore, profiles: Sequence[str], seconds: float, nobodys: Iterable[str]) -> ContenderResult:
+    finals = {profile: follow_profile(store.slots, profile) for profile in set(profiles)}
     return ContenderResult([finals[profile] for profile in profiles], profiles, seconds, frozenset(nobodys))
 
 
 class MemoryLinkLog:
-    """Evidence that is all there."""
+    """Complete evidence in memory."""
 
     def __init__(self, evidence: Iterable[tuple[str, ...]]) -> None:
         self._evidence = evidence
 
     def read(self, _nodes: Collection[str]) -> Iterable[tuple[str, ...]]:
-        """All of it."""
+        """Return all evidence."""
         return self._evidence
 
-    def news(self, _nodes: Collection[str]) -> Iterable[tuple[str, ...]]:
-        """None."""
+    def read_new(self, _nodes: Collection[str]) -> Iterable[tuple[str, ...]]:
+        """Return nothing."""
         return ()
 
 
-def _rewritten(done: Mapping[str, SplitJournal], rows: Sequence[tuple[WorldEvent, str]], nobodys: set[str]) -> list[str]:
-    """Profiles of past rows as `consumers/warehouse/history/restamping.py` rewrites them, once these nodes were taken out."""
+def _rewrite_profiles(
+    journals: Mapping[str, SplitJournal], rows: Sequence[tuple[WorldEvent, str]], nobodys: set[str]
+) -> list[str]:
+    """Return the profiles of past rows after splits, as `consumers/warehouse/history/restamping.py` rewrites them."""
     events, profiles = zip(*rows, strict=True)
-    found, taken = list(profiles), together(done)
-    concerned = {node for journal in done.values() for said in journal.restamps for node in said.nodes}.union(*taken.values())
+    rewritten, shared = list(profiles), together(journals)
+    concerned = {node for journal in journals.values() for rewrite in journal.rewrites for node in rewrite.nodes}.union(
+        *shared.values()
+    )
     places = defaultdict[str, list[int]](list)
     for at, event in enumerate(events):
         if event.nodes[0] in concerned:
             places[event.nodes[0]].append(at)
-    for node, journal in done.items():
-        part = {one: said for said in journal.restamps for one in said.nodes}
-        for at in {at for one in {*part, *taken[node]} for at in places[one]}:
-            event, profile = events[at], found[at]
-            others = (other for other in event.nodes if other not in taken[node])
-            who = next(others, event.nodes[0]) if event.nodes[0] in taken[node] else event.nodes[0]
-            said = part.get(who)
-            if said is None or profile not in journal.once or profile == said.profile:
+    for node, journal in journals.items():
+        part = {member: rewrite for rewrite in journal.rewrites for member in rewrite.nodes}
+        for at in {at for member in {*part, *shared[node]} for at in places[member]}:
+            event, profile = events[at], rewritten[at]
+            others = (other for other in event.nodes if other not in shared[node])
+            owner = next(others, event.nodes[0]) if event.nodes[0] in shared[node] else event.nodes[0]
+            rewrite = part.get(owner)
+            if rewrite is None or profile not in journal.former_profiles or profile == rewrite.profile:
                 continue
-            if profile in taken[node] or part.get(profile) is not said:
-                found[at] = said.profile
-                nobodys.update([said.profile] if who in taken[node] else ())
-    return found
+            if profile in shared[node] or part.get(profile) is not rewrite:
+                rewritten[at] = rewrite.profile
+                nobodys.update([rewrite.profile] if owner in shared[node] else ())
+    return rewritten
 
 
 def consented(registry: Registry, event: WorldEvent) -> bytes:
-    """The event as the consent room lets it pass, everything granted."""
+    """Encode the event as the consent room passes it, with everything granted."""
     record = {
         "consent_outcome": "pass", "consent_purposes": 7, "consent_reasons": "", "consent_policy": "", "consent_evidence": "",
         "event_id": event.event_id, "event_name": "page_view", "source": "web", "site": "shop.example", "heartbeat": False,
@@ -195,8 +199,8 @@ def consented(registry: Registry, event: WorldEvent) -> bytes:
     return encode(registry.latest(CONSENTED), record)
 
 
-def follow(slots: Mapping[str, Slot], profile: str) -> str:
-    """The canonical that a stamped profile leads to by now."""
+def follow_profile(slots: Mapping[str, Slot], profile: str) -> str:
+    """Return the canonical that a profile leads to now."""
     while (slot := slots.get(profile)) is not None and slot.parent != profile:
         if profile[0] == USER:
             return slot.parent
@@ -205,28 +209,28 @@ def follow(slots: Mapping[str, Slot], profile: str) -> str:
 
 
 def union_of_all(events: Sequence[WorldEvent], advance: Advance, size: int = BATCH) -> ContenderResult:
-    """Whatever is seen in one event is one person, for ever."""
-    began, unions, stamped = time.perf_counter(), Unions(), list[int]()
+    """Union-find without limits: all nodes of one event are one person for ever."""
+    began, unions, at_arrival = time.perf_counter(), Unions(), list[int]()
     for part in _batches(events, advance, size):
         for event in part:
             first, *others = map(unions.number, event.nodes)
             for other in others:
                 unions.join(first, other)
-        stamped += (unions.find(unions.number(event.nodes[0])) for event in part)
-    return _ended(unions, events, stamped, began)
+        at_arrival += (unions.find(unions.number(event.nodes[0])) for event in part)
+    return _union_result(unions, events, at_arrival, began)
 
 
 def capped_union(events: Sequence[WorldEvent], advance: Advance, size: int = BATCH) -> ContenderResult:
-    """As the union of all, but a link is refused that would give one of its ends more others than `CAPS` allows.
+    """As the union of all, without links that would give an end more others than `CAPS` allows.
 
     An event belongs to its strongest node.
     """
-    began, unions, stamped = time.perf_counter(), Unions(), list[int]()
+    began, unions, at_arrival = time.perf_counter(), Unions(), list[int]()
     others: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
 
     def fits(node: str, other: str) -> bool:
-        known = others[node, other[0]]
-        return other in known or len(known) < CAPS.get((node[0], other[0]), len(known) + 1)
+        linked = others[node, other[0]]
+        return other in linked or len(linked) < CAPS.get((node[0], other[0]), len(linked) + 1)
 
     for part in _batches(events, advance, size):
         for strong, weak in (pair for event in part for pair in combinations(event.nodes, 2)):
@@ -234,34 +238,33 @@ def capped_union(events: Sequence[WorldEvent], advance: Advance, size: int = BAT
                 others[strong, weak[0]].add(weak)
                 others[weak, strong[0]].add(strong)
                 unions.join(unions.number(strong), unions.number(weak))
-        stamped += (unions.find(unions.number(event.nodes[0])) for event in part)
-    return _ended(unions, events, stamped, began)
+        at_arrival += (unions.find(unions.number(event.nodes[0])) for event in part)
+    return _union_result(unions, events, at_arrival, began)
 
 
 def _batches(events: Sequence[WorldEvent], advance: Advance, size: int) -> Iterator[Sequence[WorldEvent]]:
-    """The events, `size` at a time; progress is told now and then, so that telling takes no time."""
-    told = 0
+    """Yield the events, `size` at a time; progress is reported every `BATCH` events, so that it costs no time."""
+    reported = 0
     for start in range(0, len(events), size):
         yield events[start : start + size]
-        done = min(start + size, len(events))
-        if done - told >= BATCH or done == len(events):
-            advance(done - told)
-            told = done
+        end = min(start + size, len(events))
+        if end - reported >= BATCH or end == len(events):
+            advance(end - reported)
+            reported = end
 
 
-def _ended(unions: Unions, events: Sequence[WorldEvent], stamped: Canonicals, began: float) -> ContenderResult:
+def _union_result(unions: Unions, events: Sequence[WorldEvent], at_arrival: Canonicals, began: float) -> ContenderResult:
     finals = [unions.find(unions.number(event.nodes[0])) for event in events]
-    return ContenderResult(finals, stamped, time.perf_counter() - began)
+    return ContenderResult(finals, at_arrival, time.perf_counter() - began)
 
 
 def unique_only(events: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
     """Only user ids and e-mails make a person; computed over the whole history at once.
 
-    1. An e-mail that was seen with exactly one user belongs to that user; any other is a person of its own.
-    2. A device or cookie that was seen with exactly one user belongs to that user; if it was seen with none, but with
-       exactly one e-mail, to that e-mail. Any other is a person of its own. Devices and cookies never link each other.
-    3. An event belongs to its user; without one to whom its strongest node that belongs to somebody belongs; else to its
-       strongest node.
+    1. An e-mail that occurs with exactly one user belongs to that user; any other is a person of its own.
+    2. A device or cookie that occurs with exactly one user belongs to that user; if it occurs with none, but with exactly one
+       e-mail, to that e-mail. Any other is a person of its own. Devices and cookies never link each other.
+    3. An event belongs to its user; without one to the owner of its strongest node that has one; else to its strongest node.
     """
     began = time.perf_counter()
     users: defaultdict[str, set[str]] = defaultdict(set)
@@ -287,7 +290,7 @@ def unique_only(events: Sequence[WorldEvent], advance: Advance) -> ContenderResu
 
 
 def labels_in_sql(events: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
-    """A batch job in a warehouse: the smallest label among neighbours, again and again until nothing changes. In SQLite."""
+    """A warehouse's batch job: propagate the smallest label to neighbours until nothing changes. In SQLite."""
     began, unions = time.perf_counter(), Unions()
     rows = set[tuple[int, int]]()
     for event in chain.from_iterable(_batches(events, advance, BATCH)):

@@ -1,4 +1,4 @@
-"""Who lives in the identity world, and what they hold in their hands: persons, households, browsers, devices."""
+"""Persons and households of the identity world, with their browsers and devices."""
 
 import random
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ FREQUENT_VISITS = 5
 
 @dataclass(slots=True)
 class Carrier:
-    """What carries an id: an app on a device, or a browser. `value` is the id now; a browser's dies and is replaced."""
+    """What carries an id: an app on a device, or a browser. `value` is the current id; a browser's expires and is replaced."""
 
     name: str
     kind: str
@@ -19,29 +19,29 @@ class Carrier:
     shared: bool = False
     junk: bool = False
     value: str = ""
-    dies: float = 0.0
-    """When the value is replaced, milliseconds."""
+    expires_ms: float = 0.0
+    """When the value is replaced, milliseconds since the start."""
     generation: int = 0
     session: int | None = None
     """The person who is logged in and remembered."""
     jar: "Carrier | None" = None
-    """An app's web view; it has cookies of its own."""
+    """Cookies of an app's web view."""
 
     def renew(self, now: float, rng: random.Random, rates: Rates) -> None:
-        """Replace an id that has died, which also ends the session; begin its life where it has none."""
-        if self.value and now < self.dies:
+        """Replace an expired id, which also ends the session; create the first id."""
+        if self.value and now < self.expires_ms:
             if self.short_lived:
-                self.dies = now + rates.short_life_days * DAY_MS
+                self.expires_ms = now + rates.short_life_days * DAY_MS
             return
         self.session = None
         self.generation += 1
         self.value = f"{self.name}.{self.generation}"
         if self.kind == "cookie":
             mean = rates.cookie_life_days * DAY_MS
-            self.dies = now + (rates.short_life_days * DAY_MS if self.short_lived else rng.expovariate(1 / mean))
+            self.expires_ms = now + (rates.short_life_days * DAY_MS if self.short_lived else rng.expovariate(1 / mean))
         else:
             again = self.generation == 1 and rng.random() < rates.reinstalls
-            self.dies = now + rng.random() * rates.days * DAY_MS if again else float("inf")
+            self.expires_ms = now + rng.random() * rates.days * DAY_MS if again else float("inf")
 
 
 @dataclass(slots=True)
@@ -51,10 +51,10 @@ class WorldPerson:
     number: int
     visits: list[float]
     user: str | None
-    """The user id, of those who have an account."""
+    """The user id, of persons with an account."""
     account_from: float
     habit: float
-    """How likely a visit has a login."""
+    """Probability that a visit has a login."""
     remembered: bool
     emails: list[str]
     subscriber: bool
@@ -64,16 +64,16 @@ class WorldPerson:
 
 @dataclass(slots=True)
 class Household:
-    """People under one roof, and what they share there."""
+    """Persons under one roof, and what they share."""
 
     people: list[WorldPerson]
     shared: list[Carrier] = field(default_factory=list)
     email: str | None = None
-    """The address they share, if they do."""
+    """Their common address, if any."""
 
 
 def draw_household(number: int, first_person: int, rng: random.Random, rates: Rates) -> Household:
-    """The next household; its persons are numbered from `first_person`."""
+    """Draw the next household; its persons are numbered from `first_person`."""
     sizes = range(1, len(rates.household_sizes) + 1)
     size = rng.choices(sizes, rates.household_sizes)[0]
     household = Household([draw_person(first_person + n, rng, rates) for n in range(size)])
@@ -95,7 +95,7 @@ def draw_household(number: int, first_person: int, rng: random.Random, rates: Ra
 
 
 def draw_person(number: int, rng: random.Random, rates: Rates) -> WorldPerson:
-    """One person: how often she comes, with what, and by which addresses."""
+    """Draw one person: visits, carriers, addresses."""
     span = rates.days * DAY_MS
     first = rng.random() * span if rng.random() < rates.newcomers else 0.0
     visits = max(1, round(rng.lognormvariate(rates.visits_mu, rates.visits_sigma)))
@@ -119,11 +119,11 @@ def draw_person(number: int, rng: random.Random, rates: Rates) -> WorldPerson:
 
 
 def draw_app(number: int, rng: random.Random, rates: Rates) -> Carrier:
-    """An app with the cookie jar of its web view."""
+    """Draw an app with the cookie jar of its web view."""
     jar = Carrier(f"c{number}.view", "cookie", rng.random() < rates.short_lived)
     return Carrier(f"d{number}", "device", junk=rng.random() < rates.junk_device, jar=jar)
 
 
 def carriers(person: WorldPerson) -> list[Carrier]:
-    """What is hers."""
+    """Return all browsers and apps of a person."""
     return person.browsers if person.app is None else [*person.browsers, person.app]

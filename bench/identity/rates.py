@@ -1,7 +1,7 @@
-"""How often things happen in the identity world, each with the reason for its default.
+"""Rates of the identity world, each with the reason for its default.
 
 No public data set has cookies, devices and logins of the same people over time together with the truth, so the defaults are a
-retailer's orders of magnitude. They are meant to be argued with: change one, run again.
+retailer's orders of magnitude. Change one and run again.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ MINUTE_MS = 60_000
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares are 0 to 1; what they are shares of stands with each."""
+    """Shares are 0 to 1; each comment names the whole."""
 
     events: int = 400_000
     """At least so many different events: households are added until there are."""
@@ -79,7 +79,7 @@ class Rates:
     household_email: float = 0.04
     """Of households of several: one address for all of them."""
     forwarded: float = 0.01
-    """Of clicks: in a newsletter that somebody else got and passed on."""
+    """Of clicks: in a newsletter that another person received and forwarded."""
     typed: float = 0.05
     """Of anonymous browser visits: an e-mail is typed, at a guest's checkout or for a voucher."""
     misspelt: float = 0.02
@@ -90,7 +90,7 @@ class Rates:
     shared_by_others: float = 0.4
     """Of visits on a shared one: by others than who brought it."""
     left_open: float = 0.25
-    """Of others' visits on a shared one where somebody is logged in: go on in that session, under the wrong user id."""
+    """Of others' visits on a shared device where a user is logged in: continue that session, under the wrong user id."""
     kiosks: int = 2
     """A terminal in a shop (a device) and a browser in a library (a cookie), in turns. Neither forgets."""
     kiosk_visits: float = 0.006

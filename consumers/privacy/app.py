@@ -38,7 +38,7 @@ from streams.identity.commands import identifier_args as asked
 from streams.identity.graph.union_find import ERASED
 from streams.identity.nodes import alias
 from streams.identity.reading import RESOLVED
-from streams.identity.repair.erasing import Members, NotErasable, members_of
+from streams.identity.repair.erasing import Members, NotErasable, find_all_members
 from streams.identity.repair.log import LogIndex
 
 REQUEST = re.compile(r"[0-9a-f]{32}")
@@ -111,7 +111,7 @@ def person(made: PrivacyContext, names: Sequence[str]) -> list[tuple[Members, in
     erased = any(slot is not None and slot.state == ERASED for _, slot in slots)
     # A name that nobody has met, of somebody who was erased, is no one to look for.
     alive = [name for name, slot in slots if (slot is None and not erased) or (slot is not None and slot.state != ERASED)]
-    found = [(members_of(made.graph, alive, made.alias, made.keys.later_nodes), int(time.time() * 1000))] if alive else []
+    found = [(find_all_members(made.graph, alive, made.alias, made.keys.later_nodes), int(time.time() * 1000))] if alive else []
     for name, slot in slots:
         if slot is not None and slot.state == ERASED:
             # What came later is stamped with the alias of this epoch, and is somebody's who came anew.
@@ -137,7 +137,7 @@ def erase_command(
         going_on = open_erasure(made, names)
         if going_on is None and REQUEST.fullmatch(who_):
             raise ConfigError("no erasure with this request id is open")
-        people = who(going_on) if going_on else members_of(made.graph, names, made.alias, made.keys.later_nodes)
+        people = who(going_on) if going_on else find_all_members(made.graph, names, made.alias, made.keys.later_nodes)
         met = going_on is not None or any(made.graph.read(people.nodes))
         if dry_run:
             tell("counting")
@@ -198,7 +198,7 @@ def export_command(
     """
     with office(quiet=output is None) as (made, tell):
         names, until = asked.nodes_of(made.settings, who_), int(time.time() * 1000)
-        people = members_of(made.graph, names, made.alias, made.keys.later_nodes)
+        people = find_all_members(made.graph, names, made.alias, made.keys.later_nodes)
         tell("searching the topics that are kept")
         traces = made.search(people, until)
         tell("reading tables")
@@ -240,7 +240,7 @@ def verify_command(who_: Who, as_json: AsJson = False) -> None:
             for people, until in found:
                 left.update(_left(made, people, until))
             if not going_on and any(until < now for _, until in found):
-                people = members_of(made.graph, names, made.alias, made.keys.later_nodes)
+                people = find_all_members(made.graph, names, made.alias, made.keys.later_nodes)
                 newer = Counter(made.left(people, now, made.search(people, now))) - left
     clean = not wrong and not any(left.values())
     if as_json:

@@ -61,16 +61,16 @@ class PrivacyContext:
         for topic, time in ((STATE, "changed_ts"), (REQUESTS, "requested_ts")):
             found[topic] = [one for one in found[topic] if one.record[time] <= until]
         nodes = sorted({one.record["node"] for one in found[MERGES]})
-        epochs = graph.epochs(self.graph, nodes)
+        epochs = graph.slot_epochs(self.graph, nodes)
         hers, logged = frozenset(who.nodes), bool(nodes)
-        found[MERGES] = [one for one in found[MERGES] if graph.tells(one.record, hers, epochs)]
+        found[MERGES] = [one for one in found[MERGES] if graph.reveals_links(one.record, hers, epochs)]
         met = sorted({node for one in found[LINKS] for node in one.record["nodes"]} - hers)
         return PersonTraces(found, scopes, epochs, tuple(met), logged)
 
     def left(self, who: Members, until: int, traces: PersonTraces) -> dict[str, int]:
         """Place -> how many slots, keys, records and rows there are of a person. Retryable."""
-        found = {SLOTS: graph.unsuppressed(self.graph, who)}
-        found[SETS] = self.graph.holding(who.nodes, graph.holders(self.graph, who, traces.met))
+        found = {SLOTS: graph.count_unsuppressed(self.graph, who)}
+        found[SETS] = self.graph.count_memberships(who.nodes, graph.find_holders(self.graph, who, traces.met))
         found[VIEW] = sum(len(keys) for _, keys in self.view(who, until, traces))
         found |= {topic: len(held) for topic, held in traces.held.items()}
         person = rows.ErasedPerson(*who, until=until)

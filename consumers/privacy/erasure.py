@@ -116,7 +116,7 @@ class Erasure:
             self._office.graph.confirm(slots)
             self._tell("waiting for what the identity workers had in hand")
             self._settle()
-            found = graph.more(self._office.graph, members, self._office.alias)
+            found = graph.extend_members(self._office.graph, members, self._office.alias)
             if found == members:
                 return
             self.record |= _ids(found)
@@ -138,7 +138,7 @@ class Erasure:
         traces = office.search(members, self.record["erased_ts"])
         self._met = traces.met or self._met
         self._tell("removing keys from Redis")
-        office.graph.forget(members.nodes, graph.holders(office.graph, members, self._met))
+        office.graph.forget(members.nodes, graph.find_holders(office.graph, members, self._met))
         self._tell("removing what is remembered of her consent")
         for partition, keys in office.view(members, self.record["erased_ts"], traces):
             office.states.erase(partition, keys, self.record["erased_ts"])
@@ -220,9 +220,9 @@ def _rewritten(pen: TransactionalWriter, members: Members, traces: PersonTraces)
     for held in (one for some in traces.held.values() for one in some):
         if held.topic == REQUESTS:
             yield pen.output(REQUESTS, held.key, _without(held.record, hers, hers | stamped), held.partition)
-        elif held.topic != MERGES or graph.older(held.record, traces.epochs):
+        elif held.topic != MERGES or graph.is_outdated(held.record, traces.epochs):
             yield WriterRecord(held.topic, held.key, None, held.partition)
-        if held.topic == LINKS and (others := graph.without(held.record, hers)) is not None:
+        if held.topic == LINKS and (others := graph.strip_nodes(held.record, hers)) is not None:
             yield pen.output(LINKS, others["link_id"].encode(), others)
 
 

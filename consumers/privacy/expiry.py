@@ -17,7 +17,7 @@ from consumers.privacy.erasure import CONSENTED, IDENTITY, Tell, await_passage
 from consumers.privacy.topics import LINKS, TransactionalWriter, WriterRecord
 from consumers.warehouse.history import inactive as warehouse
 from consumers.warehouse.loader.loop import GROUP
-from streams.identity.graph.redis_store import CHUNK
+from streams.identity.graph.redis_shards import CHUNK
 from streams.identity.graph.slots import MERGES, log_key, slot_record
 from streams.identity.graph.union_find import Slot
 from streams.identity.reading import RESOLVED
@@ -150,7 +150,7 @@ def expire(office: PrivacyContext, pen: TransactionalWriter, unseen: InactiveNod
     rows = sum(warehouse.forget(office.warehouse, uuid.uuid4().hex, nodes, since_ms) for nodes in unseen.nodes(ROWS_OF))
     tell("removing what was counted of them")
     for nodes in unseen.nodes(CHUNK):
-        office.graph.uncount(nodes)
+        office.graph.reset_limits(nodes)
     tell("removing slots from Redis, and striking them out of the log")
     slots = kept = 0
     for pairs in unseen.slots():
@@ -174,7 +174,7 @@ def _relinked(office: PrivacyContext, pen: TransactionalWriter, struck: Sequence
 def _without(pen: TransactionalWriter, unseen: InactiveNodes, key: bytes, record: Mapping[str, Any]) -> Iterator[WriterRecord]:
     """Evidence struck out; what it says of others is said anew."""
     yield WriterRecord(LINKS, key, None)
-    others = graph.without(record, unseen.among(record["nodes"]))
+    others = graph.strip_nodes(record, unseen.among(record["nodes"]))
     if others is not None:
         yield pen.output(LINKS, others["link_id"].encode(), others)
 

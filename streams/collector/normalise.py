@@ -21,7 +21,7 @@ from streams.collector.fields.json_cut import cut_text
 from streams.collector.masking.event_mask import EventMask, OnMasked
 from streams.collector.masking.field_names import Category
 from streams.collector.signals.signals import add_gpc
-from streams.identity.nodes import NodeKeys, named, normalise
+from streams.identity.nodes import NodeKeys, event_nodes, normalise
 
 FUTURE_MS = 23 * 3_600_000
 MAX_TEXT = 4_096
@@ -65,7 +65,7 @@ class Normaliser:
     def build_record(self, event: ProtocolEvent, request: RequestContext, on_masked: OnMasked) -> tuple[str, Record]:
         """Return (Kafka key, record). `on_masked` is called with the name of each field in which something was masked."""
         region = event.region if request.region is None else request.region
-        subject, nodes = named(self._keys, event.identifiers, region)
+        subject, nodes = event_nodes(self._keys, event.identifiers, region)
         agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
         mask = EventMask(event, request.ip, on_masked, agent)
         event_id = self._build_event_id(event, mask)

@@ -1,4 +1,4 @@
-"""Opens what the identity stage needs: the graph in Redis, and what mends it."""
+"""Builds the identity stage: connects to the graph's Redis and rebuilds the graph when it was lost."""
 
 from functools import partial
 from typing import Any
@@ -16,24 +16,24 @@ from streams.identity.graph.fence import FencedStore, RebuiltStore
 from streams.identity.graph.guard import RebuildGuard
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.nodes import NodeKeys, alias
-from streams.identity.repair.log import mend
+from streams.identity.repair.log import rebuild_if_stale
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.follow import read_range
 from streams.runtime.stage import Batch
 
 TIMEOUT_S = 5.0
 CLUSTER = "cluster+"
-"""Before the scheme of an address: one node of a Redis Cluster or more (host:port,host:port), of which one must answer."""
+"""Prefix of the scheme of a Redis Cluster's address: one or more nodes (host:port,host:port), one of which must answer."""
 
 
 def connect(settings: Settings, **options: Any) -> redis.Redis | redis.RedisCluster:
-    """A client of the graph's Redis, or of its Redis Cluster."""
-    url, given = _address(settings), {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, **options}
+    """Return a client of the graph's Redis or Redis Cluster; no connection is opened yet."""
+    url, arguments = _address(settings), {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, **options}
     if not url.startswith(CLUSTER):
-        return redis.Redis.from_url(url, **given)
-    seed, nodes = seeds(url.removeprefix(CLUSTER))
+        return redis.Redis.from_url(url, **arguments)
+    seed, nodes = parse_seeds(url.removeprefix(CLUSTER))
     others = [ClusterNode(*node) for node in nodes]  # type: ignore[no-untyped-call] # redis-py gives it no types
-    return redis.RedisCluster.from_url(seed, startup_nodes=others, **given)
+    return redis.RedisCluster.from_url(seed, startup_nodes=others, **arguments)
 
 
 def _address(settings: Settings) -> str:
@@ -41,38 +41,38 @@ def _address(settings: Settings) -> str:
 
 
 def open_store(settings: Settings) -> RedisGraphStore:
-    """The graph as it is. Redis is met with the first call."""
+    """Return the graph's store without a check of completeness. The first call connects."""
     return RedisGraphStore(partial(connect, settings))
 
 
-def open_mended(settings: Settings) -> RebuiltStore:
-    """The graph as it is, and its marks."""
+def open_rebuilt(settings: Settings) -> RebuiltStore:
+    """Return the graph's store together with the marks that declare it complete."""
     return RebuiltStore(partial(connect, settings))
 
 
 def open_fenced(settings: Settings) -> FencedStore:
-    """The graph as long as it is whole."""
+    """Return the graph's store, which raises StaleStore unless every shard is marked as complete."""
     store: FencedStore
 
-    def met(connection: Any) -> None:
-        if not _address(settings).startswith(CLUSTER):  # a cluster's client has done this
+    def check_connection(connection: Any) -> None:
+        if not _address(settings).startswith(CLUSTER):  # the cluster's client calls it itself
             connection.on_connect()
-        store.met(connection)
+        store.check_connection(connection)
 
-    store = FencedStore(partial(connect, settings, redis_connect_func=met))
+    store = FencedStore(partial(connect, settings, redis_connect_func=check_connection))
     return store
 
 
 def read_back(settings: Settings, topic: str, partition: int, first: int, end: int) -> Batch:
-    """See `ReadBack`."""
+    """Implement `ReadBack` on Kafka."""
     topic_id = topic_ids(settings, [topic]).get(topic, "")
-    found = read_range(settings, topic, partition, first, end)
-    keys, values = [message.key() for message in found], [message.value() for message in found]
-    return Batch(topic, partition, keys, values, [message.offset() for message in found], topic_id)
+    messages = read_range(settings, topic, partition, first, end)
+    keys, values = [message.key() for message in messages], [message.value() for message in messages]
+    return Batch(topic, partition, keys, values, [message.offset() for message in messages], topic_id)
 
 
-def seeds(url: str) -> tuple[str, list[tuple[str, int]]]:
-    """Address of the first of the nodes that an address names, and the others. ConfigError for one without a port."""
+def parse_seeds(url: str) -> tuple[str, list[tuple[str, int]]]:
+    """Return the URL of the first node of an address, and (host, port) of the others. ConfigError without a port."""
     parts = urlsplit(url)
     login, at, hosts = parts.netloc.rpartition("@")
     first, *others = hosts.split(",")
@@ -83,10 +83,10 @@ def seeds(url: str) -> tuple[str, list[tuple[str, int]]]:
 
 
 def build(settings: Settings, metrics: Metrics) -> IdentityStage:
-    """The stage of one worker; a Redis that may evict keys ends it with the first batch."""
+    """Build the stage of one worker. ConfigError with the first batch where Redis may evict keys."""
     kit = IdentityDependencies(
         alias(settings.master),
-        RebuildGuard(partial(mend, settings, open_mended(settings), settings.slot), metrics),
+        RebuildGuard(partial(rebuild_if_stale, settings, open_rebuilt(settings), settings.slot), metrics),
         partial(read_back, settings),
         int(settings.privacy_sla_s * 1000),
         NodeKeys.of(settings).renamed,

@@ -1,4 +1,4 @@
-"""What goes out beside the events: the evidence of links, and nodes that were demoted."""
+"""Records that leave beside the events: link evidence and demoted nodes."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -17,55 +17,58 @@ SAME_EVENT = "same_event"
 
 
 def link_id(nodes: Nodes) -> str:
-    """32 hexadecimal characters, the same for the same nodes."""
+    """Return 32 hexadecimal characters that depend on the nodes alone."""
     return hashlib.sha256("|".join(nodes).encode()).hexdigest()[:32]
 
 
 def link_record(nodes: Nodes, event_id: str, evidence_ts: int, purposes: int) -> Record:
-    """The record of `identity.links`, its fields in order."""
+    """Build a record of `identity.links`, fields in the order of the contract."""
     return {
         "link_id": link_id(nodes), "nodes": nodes, "rule": SAME_EVENT, "event_id": event_id, "evidence_ts": evidence_ts,
         "consent_purposes": purposes,
     }  # fmt: skip
 
 
-def conflict_record(write: Write, kept: str, event_id: str, evidence_ts: int) -> Record:
-    """The record of `identity.conflicts`; `kept`: root that the demoted node hung under."""
+def conflict_record(write: Write, root: str, event_id: str, evidence_ts: int) -> Record:
+    """Build a record of `identity.conflicts`; `root`: the root of the demoted node."""
     return {
-        "node": write.node, "rule": write.rule, "kept": kept, "refused": write.refused, "epoch": write.slot.epoch,
+        "node": write.node, "rule": write.rule, "kept": root, "refused": write.refused, "epoch": write.slot.epoch,
         "event_id": event_id, "evidence_ts": evidence_ts,
     }  # fmt: skip
 
 
 class LinkEvidence:
-    """Says each combination of nodes once, and again when it was forgotten or struck out, or after a start."""
+    """Emits each identifier set once; again after a restart, after cache eviction, and after evidence was deleted."""
 
     def __init__(self, registry: Registry) -> None:
         contract = registry.latest(LINKS)
         self._encode = flat_encoder(contract.parsed, contract.header)
         self._since = 0
-        """Grows when evidence was struck out: what was said before may be missing."""
+        """Generation, incremented when evidence was deleted: sets that were emitted before are emitted again."""
 
-    def struck_out(self) -> None:
-        """Some of what was said is no longer there."""
+    def invalidate(self) -> None:
+        """Emit all evidence again, because some of it was deleted."""
         self._since += 1
 
     def add(
-        self, outcome: Outcome, events: Mapping[IdentifierSet, IdentityEvent], stamps: Mapping[IdentifierSet, ResolvedColumns]
+        self,
+        outcome: Outcome,
+        events: Mapping[IdentifierSet, IdentityEvent],
+        columns_by_set: Mapping[IdentifierSet, ResolvedColumns],
     ) -> None:
-        """Put what is new among these, each with its first event, out, and remember it once that is committed."""
-        new = [found for found in events if found.said < self._since]
+        """Emit evidence that is new, each set with its first event; remembered as emitted after the commit."""
+        new = [identifiers for identifiers in events if identifiers.evidence_since < self._since]
         if not new:
             return
         out = outcome.out.setdefault(LINKS, [])
-        for found in new:
-            live, event = stamps[found].live, events[found]
+        for identifiers in new:
+            live, event = columns_by_set[identifiers].live, events[identifiers]
             if len(live) > 1:
                 record = link_record(live, event.event_id.decode(), event.collector_ts, event.purposes)
                 out.append((record["link_id"].encode(), self._encode(*record.values()), BY_KEY))
         outcome.after_commit.append(partial(_remember, new, self._since))
 
 
-def _remember(said: Iterable[IdentifierSet], since: int) -> None:
-    for found in said:
-        found.said = since
+def _remember(identifier_sets: Iterable[IdentifierSet], since: int) -> None:
+    for identifiers in identifier_sets:
+        identifiers.evidence_since = since

@@ -1,7 +1,7 @@
 """Literals that identify nobody: what tags send when they have no value. Pure.
 
-One that got through would merge everybody who sends it. `LITERALS` is generated from the words: every digest of every spelling
-is a literal too, because senders hash what they have without looking at it.
+One of them would merge everybody who sends it. `LITERALS` also contains the digests of every spelling, because senders hash
+whatever value they have.
 """
 
 import hashlib
@@ -11,14 +11,14 @@ from collections.abc import Iterable
 
 WORDS = frozenset(
     {
-        # no value, by language and by tool
+        # no value, in several languages and tools
         "empty", "false", "inf", "infinity", "missing", "na", "nan", "nat", "nil", "no", "none", "nonetype", "notapplicable",
         "notavailable", "notdefined", "notfound", "notset", "novalue", "null", "nullptr", "off", "on", "optionalnil", "ref",
         "true", "undef", "undefined", "unset", "void", "yes", "unavailable", "unassigned", "unidentified",
-        # nobody in particular
+        # placeholders for persons
         "anon", "anonym", "anonymous", "anonymoususer", "anonymus", "guest", "guestuser", "nobody", "noname", "notloggedin",
         "loggedout", "public", "someone", "unknown", "unknownuser", "visitor", "gast", "inconnu", "unbekannt", "desconocido",
-        # names of fields in place of their values
+        # field names instead of values
         "anonymousid", "clientid", "cookieid", "customer", "customerid", "deviceid", "distinctid", "email", "emailaddress",
         "externalid", "ga", "guid", "id", "mail", "phone", "phonenumber", "sessionid", "string", "uid", "user", "useremail",
         "userid", "username", "uuid", "visitorid", "youremail", "yourid",
@@ -26,26 +26,26 @@ WORDS = frozenset(
         "abc123", "asdf", "asdfasdf", "bar", "blank", "changeme", "default", "demo", "dummy", "error", "example", "fake", "foo",
         "foobar", "placeholder", "qwerty", "replaceme", "sample", "tba", "tbd", "test", "test123", "tester", "testid",
         "testing", "testuser", "todo", "value", "xyz", "your", "xxxxxxxxxxyyyyyyyyyy",
-        # objects written as text
+        # serialised objects
         "object", "objectobject", "objectnull", "objectundefined", "objectpromise", "functionobject", "promise",
-        # numbers that stand for none, zero aside
+        # placeholder numbers, except zero
         "1", "01", "123456789", "1234567890", "0123456789", "0123456789abcdef",
     }
 )  # fmt: skip
-"""Lower case, letters and digits only: `Not-Set`, `(not set)` and `"not_set"` are all `notset`."""
+"""Lower case, letters and digits only: `Not-Set`, `(not set)` and `"not_set"` all become `notset`."""
 SAMPLES = frozenset(
     {
-        "9774d56d682e549c",  # the Android emulator's id, and that of a series of telephones
-        "35009a79-1a05-49d7-b876-2b884d0f825b",  # the client id in the Measurement Protocol's documentation
-        "123456.7654321",  # the same, of its successor
+        "9774d56d682e549c",  # id of the Android emulator and of one phone model
+        "35009a79-1a05-49d7-b876-2b884d0f825b",  # client id in the documentation of the Measurement Protocol
+        "123456.7654321",  # client id in the documentation of its successor
         "00000000-0000-0000-0000-000000000001",
         "12345678-1234-1234-1234-123456789012",
         "12345678-1234-1234-1234-123456789abc",
-        "12345678-1234-5678-1234-567812345678",  # in the documentation of Python's uuid
+        "12345678-1234-5678-1234-567812345678",  # documentation of Python's uuid module
         "01234567-89ab-cdef-0123-456789abcdef",
     }
 )
-"""Ids that documents and emulators show, lower case."""
+"""Ids shown in documentation and by emulators, lower case."""
 ADDRESSES = frozenset(
     {
         "a@a.aa", "a@a.com", "a@b.c", "a@b.com", "abc@abc.com", "abc@xyz.com", "asd@asd.com", "asdf@asdf.com",
@@ -67,7 +67,7 @@ MAILBOXES = frozenset(
 TYPED = frozenset(
     {"abc", "abcd", "asd", "qwe", "qwer", "qwert", "qwertz", "azerty", "yxc", "zxc", "123", "1234", "12345", "ab", "aaa"}
 )
-"""Where the mailbox is called as its domain, as in `qwe@qwe.de`, nobody's either."""
+"""Nobody's where the mailbox equals the domain's name, as in `qwe@qwe.de`."""
 RESERVED = (
     "example.com",
     "example.net",
@@ -79,12 +79,12 @@ RESERVED = (
     "localhost",
     "localdomain",
 )
-"""Domains that are nowhere (RFC 2606); `.example` is none of them here, because examples of shops and the simulator use it."""
+"""Reserved domains (RFC 2606), except `.example`, which examples of shops and the simulator use."""
 RESERVED_MAILBOXES = WORDS | {
     "a", "admin", "bob", "alice", "contact", "doe", "firstlast", "firstname", "firstnamelastname", "hello", "info", "jane",
     "janedoe", "jdoe", "joe", "john", "johndoe", "johnsmith", "lastname", "mailbox", "me", "name", "support", "you", "yourname",
 }  # fmt: skip
-"""Local parts that are nobody's there. Others pass: people who try things out are as different as their addresses."""
+"""Local parts that are nobody's at reserved domains. Others pass, because people who try things out differ."""
 HASHES = ("md5", "sha1", "sha256", "sha512")
 
 _TEMPLATE = re.compile(
@@ -103,19 +103,19 @@ _RESERVED_ENDS = tuple(f".{domain}" for domain in RESERVED)
 _TEST_MAILBOX = re.compile(r"^test(?:er|ing|user|mail|email|account|e)?[0-9]*$")
 _ENCODED = (("&quot;", '"'), ("&#34;", '"'), ("&#39;", "'"), ("%22", '"'), ("%27", "'"), ("%20", " "), ("\\u0000", ""))
 SHORTEST_RUN = 8
-"""Letters or digits, all the same one, that are filling and no id."""
+"""Equal letters or digits that are padding and no id."""
 LONGEST_PHRASE = 64
 
 
 def digests(words: Iterable[str]) -> frozenset[str]:
-    """Each word's digests, lower case hexadecimal."""
+    """Return each word's digests, lower case hexadecimal."""
     return frozenset(
         hashlib.new(name, word.encode(), usedforsecurity=False).hexdigest() for word in words for name in HASHES
     )  # fmt: skip
 
 
 def spellings() -> frozenset[str]:
-    """What is hashed by senders that have nothing to hash: words as they are usually spelt, samples, addresses."""
+    """Return what senders without a value hash: words in their usual spellings, samples, addresses."""
     phrases = {
         "",
         " ",
@@ -132,8 +132,8 @@ def spellings() -> frozenset[str]:
     }
     nil = "00000000-0000-0000-0000-000000000000"
     words = {form for word in WORDS for form in (word, word.upper(), word.capitalize())}
-    given = {f"{box}@{domain}" for box in ("test", "user", "noreply", "info") for domain in ("example.com", "test.com")}
-    return frozenset({*phrases, *words, "NaN", "noReply", nil, nil.replace("-", ""), *SAMPLES, *ADDRESSES, *given})
+    addresses = {f"{box}@{domain}" for box in ("test", "user", "noreply", "info") for domain in ("example.com", "test.com")}
+    return frozenset({*phrases, *words, "NaN", "noReply", nil, nil.replace("-", ""), *SAMPLES, *ADDRESSES, *addresses})
 
 
 LITERALS = SAMPLES | ADDRESSES | digests(spellings())
@@ -141,7 +141,7 @@ LITERALS = SAMPLES | ADDRESSES | digests(spellings())
 
 
 def is_junk(value: str) -> bool:
-    """Whether an id of a user, a device or a browser is nobody's. `value`: trimmed."""
+    """Return whether an id of a user, a device or a browser is nobody's. `value`: trimmed."""
     lower = value.lower()
     if lower in LITERALS or lower in WORDS:
         return True
@@ -173,7 +173,7 @@ def is_junk(value: str) -> bool:
 
 
 def is_junk_address(local: str, domain: str) -> bool:
-    """Whether an e-mail address, normalised, is nobody's."""
+    """Return whether a normalised e-mail address is nobody's."""
     address = f"{local}@{domain}"
     if address in ADDRESSES:
         return True
@@ -187,13 +187,13 @@ def is_junk_address(local: str, domain: str) -> bool:
 
 
 def is_junk_number(digits: str) -> bool:
-    """Whether a phone number, without its country code, is nobody's: one digit again and again, or all in their order."""
+    """Return whether a phone number without country code is nobody's: one repeated digit, or ascending or descending."""
     rest = digits.lstrip("0")
     return len(set(rest)) < 2 or rest in "12345678901234567890" or rest in "09876543210987654321"
 
 
 def has_template(value: str) -> bool:
-    """Whether a variable that nobody has filled in, or an object written as text, is part of it."""
+    """Return whether the text contains an unfilled template variable or an object written as text."""
     return _TEMPLATE.search(value.lower()) is not None
 
 

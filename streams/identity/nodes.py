@@ -1,9 +1,9 @@
-"""Identity nodes: what an identifier becomes at the door. Pure; the collector and the decisions API import it too.
+"""Identity nodes: keyed digests of normalised identifiers. Pure; the collector and the decisions API use it too.
 
-A node is a tier digit and 32 hexadecimal characters of HMAC-SHA256(key[type], type || normalised value), cut to 16 bytes.
-Tiers order stability, and of two nodes the smaller string is the stronger one. Each later version of the keys makes a node of
-the node before: HMAC-SHA256(key[tier, version], node), cut likewise. So who has the keys can tell that two nodes are one
-identifier's, and whoever has only the older key cannot find the newer node.
+A node is a tier digit and 32 hexadecimal characters of HMAC-SHA256(key[type], type || normalised value), cut to 16 bytes. Tiers
+order nodes by stability; of two nodes the smaller string is the stronger one. Each later version of the keys derives its node
+from the previous one: HMAC-SHA256(key[tier, version], node), cut likewise. So whoever has the keys can tell that two nodes
+belong to one identifier, and whoever has only the older key cannot compute the newer node.
 """
 
 import hmac
@@ -32,7 +32,7 @@ _LETTERS = re.compile(r"[^\W\d_]")
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 )
-"""Controls, soft hyphens, zero-width characters, marks of direction: what is copied along and seen by nobody."""
+"""Control characters, soft hyphens, zero-width characters, direction marks: copied along unseen."""
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x3002: 0x2E}
 _QUOTES = (
     ('"', '"'),
@@ -48,7 +48,7 @@ _QUOTES = (
 _DISPLAY_NAME = re.compile(r"<\s*([^<>\s]+@[^<>\s]+)\s*>$")
 _OPENING, _CLOSING = "<([{\"'`“”„‘’‚«»‹›,;:. \t\r\n", ">)]}\"'`“”„‘’‚«»‹›,;:.!?* \t\r\n\\"
 _ANALYTICS = re.compile(r"^GA\d\.\d+(?:-\d+)?\.(.+)$")
-"""The value of a `_ga` cookie: version, depth of the domain and path, and the client id that libraries read out of it."""
+"""Value of a `_ga` cookie: version, depth of domain and path, and the client id that libraries extract."""
 _INTEGRAL = re.compile(r"^(-?\d+)\.0+$")
 _UUID = re.compile(r"^(?:urn:uuid:)?(\{)?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?(1)\})$", re.IGNORECASE)
 _DIGEST = re.compile(r"^(?:[0-9A-F]{32}|[0-9A-F]{40}|[0-9A-F]{64})$")
@@ -57,10 +57,10 @@ MAX_LENGTH = 512
 
 
 def normalise(kind: str, value: str, region: str = "") -> str | None:
-    """The one spelling of an identifier, or None where it is none.
+    """Return the canonical spelling of an identifier, or None where it is none.
 
-    `kind` is a key of `TIERS`; `region` the visitor's, ISO 3166 (`DE`, `US-CA`): a phone number in national form counts only
-    with it.
+    `kind` is a key of `TIERS`; `region` the visitor's, ISO 3166 (`DE`, `US-CA`): a phone number in national form is accepted
+    only with a region.
     """
     if len(value) > MAX_LENGTH:
         value = value.strip()
@@ -77,13 +77,13 @@ def normalise(kind: str, value: str, region: str = "") -> str | None:
 
 
 def _opaque(value: str) -> str | None:
-    """An id of a user, a device or a browser: as it was given, but for what tools add to it."""
+    """Normalise an id of a user, a device or a browser: unchanged, except for what tools add to it."""
     if not value[:1].isalnum():
         value = _unquoted(value)
     if value.startswith("GA") and (client := _ANALYTICS.match(value)):
         value = client[1]
     elif value.endswith("0") and (number := _INTEGRAL.match(value)):
-        value = number[1]  # a data frame's column of numbers in which one is missing
+        value = number[1]  # data frames turn integers into floats where a value is missing
     elif len(value) >= 32:
         if form := _UUID.match(value):
             value = form[2].lower()
@@ -93,7 +93,7 @@ def _opaque(value: str) -> str | None:
 
 
 def _unquoted(value: str) -> str:
-    """Without quotation marks around it, as cookies hold JSON."""
+    """Strip quotation marks, which cookies that hold JSON have."""
     while quotes := next((pair for pair in _QUOTES if _is_quoted(value, *pair)), None):
         value = value[len(quotes[0]) : -len(quotes[1])].strip()
     return value
@@ -104,7 +104,7 @@ def _is_quoted(value: str, opening: str, closing: str) -> bool:
 
 
 def _email(value: str) -> str | None:
-    """An address in lower case, its domain in ASCII (RFC 5891). Dots and tags of the local part stay."""
+    """Normalise an address to lower case, its domain to ASCII (RFC 5891). Dots and tags of the local part stay."""
     if "@" not in value and "%40" in value:
         value = unquote(value)
     if has_template(value):
@@ -118,7 +118,7 @@ def _email(value: str) -> str | None:
         value = value.rstrip(_CLOSING)
     local, at, domain = value.partition("@")
     if "?" in domain:
-        domain = domain.partition("?")[0].rstrip(_CLOSING)  # the fields of a `mailto:`, RFC 6068
+        domain = domain.partition("?")[0].rstrip(_CLOSING)  # header fields of a `mailto:` URI, RFC 6068
     ascii_domain = domain if domain.isascii() else _ascii_domain(domain)
     if ascii_domain is None or not _EMAIL.match(value := local + at + ascii_domain) or is_junk_address(local, ascii_domain):
         return None
@@ -126,18 +126,18 @@ def _email(value: str) -> str | None:
 
 
 def _ascii_domain(domain: str) -> str | None:
-    """Punycode of an internationalised domain."""
+    """Return the punycode of an internationalised domain."""
     try:
         return idna.encode(domain, uts46=True).decode("ascii")
     except idna.IDNAError:
-        try:  # symbols, which registries sold before RFC 5891
+        try:  # symbols, which registries allowed before RFC 5891
             return domain.encode("idna").decode("ascii")
         except UnicodeError:
             return None
 
 
 def _phone(value: str, region: str) -> str | None:
-    """A number as E.164. One without its country's code has to be valid in the region, because it is a guess."""
+    """Normalise a number to E.164. One without a country code must be valid in the region, because it is a guess."""
     if value.lower().startswith("tel:"):
         value = value[4:].partition(";")[0]
     value = _unquoted(value).translate(_FULL_WIDTH)
@@ -155,7 +155,7 @@ def _phone(value: str, region: str) -> str | None:
         return _e164(number) if number is not None and phonenumbers.is_valid_number(number) else None
     number = _number(value, None)
     if "(0)" in value and (number is None or not phonenumbers.is_valid_number(number)):
-        # Of countries without a trunk prefix too, somebody writes one.
+        # Some people write a trunk prefix even for countries without one.
         number = _number(value.replace("(0)", "", 1), None) or number
     return _e164(number) if number is not None and phonenumbers.is_possible_number(number) else None
 
@@ -179,13 +179,13 @@ class NodeKeys:
     first: Mapping[str, bytes]
     """Identifier type -> key of the first version."""
     later: tuple[Mapping[str, bytes], ...] = ()
-    """Tier -> key, of each later version."""
+    """Tier -> key, for each later version."""
     since: int = 1
-    """The oldest version that is in use beside the newest."""
+    """The oldest version in use beside the newest."""
 
     @classmethod
     def derive(cls, secret: Secret, version: int = 1, since: int | None = None) -> "NodeKeys":
-        """From the master secret; `since` is `version` unless told."""
+        """Derive the keys from the master secret; `since` defaults to `version`."""
         later = range(2, version + 1)
         return cls(
             {kind: secret.derive(f"node/{kind}/v1") for kind in TIERS},
@@ -195,73 +195,82 @@ class NodeKeys:
 
     @classmethod
     def of(cls, settings: Settings) -> "NodeKeys":
-        """As they are set. ConfigError without a master secret."""
+        """Derive the keys that the settings name. ConfigError without a master secret."""
         return cls.derive(settings.master, settings.node_key_version, settings.node_key_since)
 
     def renamed(self, combinations: Iterable[Sequence[str]]) -> dict[str, str]:
-        """Former node -> the newer one of the same identifier, where a combination (strongest first) has both; of whatever
-        versions, because what was sent while both were in use may come later."""
-        found: dict[str, str] = {}
+        """Map former nodes to the newer node of the same identifier, where a tuple (strongest first) has both.
+
+        All versions are tried, because events sent while two were in use may arrive later.
+        """
+        newer_names: dict[str, str] = {}
         for nodes in combinations if self.later else ():
             for tier in {node[0] for node, other in pairwise(nodes) if node[0] == other[0]}:
                 among = {node for node in nodes if node[0] == tier}
                 steps = [keys[tier] for keys in self.later]
-                found.update((one, newer) for one in among for key in steps if (newer := _cut(key, one)) in among)
-        return found
+                newer_names.update(
+                    (former, newer) for former in among for key in steps if (newer := _cut(key, former)) in among
+                )
+        return newer_names
 
     def later_nodes(self, nodes: Iterable[str]) -> set[str]:
-        """What these become under later versions of the keys; of a node it is not known which version made it."""
-        found = set[str]()
+        """Return the nodes that these become under later versions; the version of a given node is unknown."""
+        result = set[str]()
         for node in nodes:
             for first in range(len(self.later)):
                 at = node
                 for keys in self.later[first:]:
                     at = _cut(keys[at[0]], at)
-                    found.add(at)
-        return found
+                    result.add(at)
+        return result
 
     def newer(self, former: str) -> str:
-        """What a node of the version before the newest becomes in that one. LookupError where there is only one version."""
+        """Return a node of the version before the newest in the newest version. LookupError with only one version."""
         return _cut(self.later[-1][former[0]], former)
 
 
 def versions(keys: NodeKeys, kind: str, value: str, region: str = "") -> list[str]:
-    """The nodes of one identifier under all versions, oldest first; none where the value is blocked or none of its kind."""
+    """Return the nodes of one identifier under all versions, oldest first; none where the value is blocked or invalid."""
     normal = normalise(kind, value, region)
     if normal is None:
         return []
     tier = TIERS[kind]
-    found = [tier + hmac.digest(keys.first[kind], kind.encode() + normal.encode(), "sha256")[:16].hex()]
+    nodes = [tier + hmac.digest(keys.first[kind], kind.encode() + normal.encode(), "sha256")[:16].hex()]
     for later in keys.later:
-        found.append(_cut(later[tier], found[-1]))
-    return found
+        nodes.append(_cut(later[tier], nodes[-1]))
+    return nodes
 
 
 def node(keys: NodeKeys, kind: str, value: str, region: str = "") -> str | None:
-    """The node of one identifier, or None where the value is blocked or no identifier of its kind."""
-    found = versions(keys, kind, value, region)
-    return found[-1] if found else None
+    """Return the node of one identifier, or None where the value is blocked or invalid."""
+    nodes = versions(keys, kind, value, region)
+    return nodes[-1] if nodes else None
 
 
 class EventNodes(NamedTuple):
-    """What an event's identifiers become at the door."""
+    """The nodes of an event's identifiers."""
 
     subject: str | None
-    """The strongest node, which keys the event's records until it has a profile; None where nobody is named. Of the versions in
-    use it is the oldest one's, so that it stays the same while keys are rotated."""
+    """The strongest node of the oldest version in use, which keys the event's records until it has a profile; it stays the same
+    while keys are rotated. None without identifiers."""
     nodes: list[str]
-    """Strongest first; a node of each version that is in use."""
+    """Strongest first; a node for each version in use."""
 
 
-def named(keys: NodeKeys, identifiers: Iterable[tuple[str, str]], region: str = "") -> EventNodes:
-    """Identifiers (type, value) as the door passes them on; `region` as for `normalise`."""
-    found = [some[keys.since - 1 :] for kind, value in identifiers if (some := versions(keys, kind, value, region))]
-    return EventNodes(min((some[0] for some in found), default=None), sorted({one for some in found for one in some}))
+def event_nodes(keys: NodeKeys, identifiers: Iterable[tuple[str, str]], region: str = "") -> EventNodes:
+    """Return the nodes of an event's identifiers (type, value); `region` as in `normalise`."""
+    nodes_by_identifier = [
+        names[keys.since - 1 :] for kind, value in identifiers if (names := versions(keys, kind, value, region))
+    ]
+    return EventNodes(
+        min((names[0] for names in nodes_by_identifier), default=None),
+        sorted({name for names in nodes_by_identifier for name in names}),
+    )
 
 
 def all_nodes(keys: NodeKeys, identifiers: Iterable[tuple[str, str]], region: str = "") -> list[str]:
-    """Their nodes under all versions, those too that are no longer in use; strongest first."""
-    return sorted({found for kind, value in identifiers for found in versions(keys, kind, value, region)})
+    """Return the nodes of identifiers under all versions, including those no longer in use; strongest first."""
+    return sorted({name for kind, value in identifiers for name in versions(keys, kind, value, region)})
 
 
 def _cut(key: bytes, former: str) -> str:
@@ -269,10 +278,10 @@ def _cut(key: bytes, former: str) -> str:
 
 
 Alias = Callable[[str, int], str]
-"""Node, epoch of its slot -> what its events are stamped with while it neither links nor attributes."""
+"""(Node, epoch of its slot) -> profile id of its events while it neither links nor attributes."""
 
 
 def alias(secret: Secret) -> Alias:
-    """An id of the node alone that nobody else's events carry, and another one after each rewrite of its slot."""
+    """Return a function that derives an id that no other node's events carry, different for each epoch."""
     key = secret.derive("alias/v1")
     return lambda node, epoch: node[0] + hmac.digest(key, f"{node}|{epoch}".encode(), "sha256")[:16].hex()

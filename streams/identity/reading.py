@@ -1,6 +1,6 @@
-"""What identity reads of an event: slices of its head. A slice that was met before is not decoded again.
+"""Reads events of a batch from slices of their heads; a slice that was read before is not decoded again.
 
-Only what is decoded is checked to be UTF-8; other texts of the head pass as they are, as everything after the head does.
+Only what is decoded is checked to be UTF-8; other texts of the head pass unchanged, as everything after the head does.
 """
 
 import re
@@ -22,7 +22,7 @@ from schemas.fast.head_slicer import HeadSlicer
 from schemas.fast.primitives import read_long
 from schemas.registry import Registry
 from streams.identity.graph.identifier_set import IdentifierSet
-from streams.identity.graph.store import LONGEST_CLAIM, shortened
+from streams.identity.graph.store import LONGEST_CLAIM, shorten_claim
 from streams.runtime.stage import Batch, CountCell, Outcome
 
 CONSENTED, RESOLVED = "events.consented", "events.resolved"
@@ -30,10 +30,10 @@ ANALYTICS = 1
 """Bit of `consent_purposes` without which nothing is linked."""
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
-AT_ONCE = 1_000
-"""Records whose heads are read together: about as many as a processor keeps at hand until they are looked at one by one."""
-KEPT_TEXTS = 10_000
-KEPT_COMBINATIONS = 50_000
+COLUMN_BATCH = 1_000
+"""Records whose heads are read together: about what fits in a processor's cache until each is handled."""
+MAX_CACHED_TEXTS = 10_000
+MAX_CACHED_SETS = 50_000
 """Of one of two generations; about 1 KB each."""
 LAST_FIELD = "identifiers"
 
@@ -41,11 +41,11 @@ T = TypeVar("T")
 
 is_node = re.compile(r"[0-3][0-9a-f]{32}").fullmatch
 _plain = re.compile(rb"[\x02-\x7e](?:\x42[0-3][0-9a-f]{32})+\x00").fullmatch
-"""An Avro array of nodes as every writer encodes it: one block (twice its count), texts of 33 bytes (twice that), the end."""
+"""Matches an Avro array of nodes in the usual encoding: one block (twice its count), 33-byte texts (twice 33), the end."""
 
 
 class Consent(NamedTuple):
-    """What was consented to."""
+    """What an event's consent allows."""
 
     purposes: int
     anonymised: bool
@@ -60,187 +60,192 @@ class EventOrigin:
     source: str
     heartbeat: bool
     claims: bytes
-    """What names in claims begin with: the source."""
+    """Prefix of the claim names: the source."""
 
 
 class IdentityEvent(NamedTuple):
-    """One record of a batch, as far as identity reads it."""
+    """The fields of one record that identity reads."""
 
-    at: int
+    position: int
     value: bytes
-    combination: IdentifierSet
-    where: EventOrigin
+    identifiers: IdentifierSet
+    origin: EventOrigin
     purposes: int
     collector_ts: int
     """Milliseconds UTC."""
     event_id: bytes
     claim: bytes
-    """Name in claims; empty where duplicates cannot be told."""
+    """Claim name; empty for events that cannot be deduplicated."""
 
-    def cell(self, what: str) -> CountCell:
-        """Where it is counted."""
-        return CountCell(self.collector_ts // MINUTE_MS * MINUTE_MS, self.where.source, self.where.event_name, what)
+    def cell(self, outcome: str) -> CountCell:
+        """Return the cell that counts this event with an outcome."""
+        return CountCell(self.collector_ts // MINUTE_MS * MINUTE_MS, self.origin.source, self.origin.event_name, outcome)
 
 
 _as_event: Callable[[Any], IdentityEvent] = partial(tuple.__new__, IdentityEvent)
 
-Failed = Callable[[int, Undecodable], None]
-"""Told which record of a batch is none, and why."""
+OnUndecodable = Callable[[int, Undecodable], None]
+"""Called with the position of a record that cannot be decoded, and the error."""
 
 
 class BatchReader:
-    """Reads batches, whatever versions their records have."""
+    """Reads batches of records of any contract version."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._heads: dict[bytes, _Heads] = {}
+        self._heads: dict[bytes, _HeadDecoder] = {}
 
     def read(self, outcome: Outcome, batch: Batch, now: float) -> list[IdentityEvent]:
-        """Its events; what is none goes to the dead tray. Retryable while a contract is unknown."""
+        """Return the events of a batch; undecodable records are dead letters. Retryable while a contract is unknown."""
         events: list[IdentityEvent] = []
 
-        def failed(at: int, error: Undecodable) -> None:
-            outcome.dead_letter(at, str(error), now)
+        def on_error(position: int, error: Undecodable) -> None:
+            outcome.dead_letter(position, str(error), now)
 
-        for start in range(0, len(batch), AT_ONCE):
-            values = batch.values[start : start + AT_ONCE]
+        for start in range(0, len(batch), COLUMN_BATCH):
+            values = batch.values[start : start + COLUMN_BATCH]
             heads = self._heads.get((values[0] or b"")[:HEADER_BYTES])
             odd: Iterable[int] = range(len(values))
             if heads is not None and len(values) >= MIN_BATCH:
-                found, odd = heads.together(start, values, failed)
-                events += found
-            for at in odd:
-                events += self._alone(start + at, values[at], failed)
+                batch_events, odd = heads.read_columns(start, values, on_error)
+                events += batch_events
+            for position in odd:
+                events += self._read_one(start + position, values[position], on_error)
             if odd:
                 events.sort(key=itemgetter(0))
         return events
 
-    def _alone(self, at: int, value: bytes | None, failed: Failed) -> list[IdentityEvent]:
+    def _read_one(self, position: int, value: bytes | None, on_error: OnUndecodable) -> list[IdentityEvent]:
         try:
             if value is None:
                 raise Undecodable("a tombstone")
-            return (self._heads.get(value[:HEADER_BYTES]) or self._open(value)).alone(at, value, failed)
+            return (self._heads.get(value[:HEADER_BYTES]) or self._open(value)).read_one(position, value, on_error)
         except Undecodable as error:
-            failed(at, error)
+            on_error(position, error)
         except UnknownContract as error:
             raise Retryable(str(error)) from error
         return []
 
-    def _open(self, value: bytes) -> "_Heads":
-        found = self._heads[value[:HEADER_BYTES]] = _Heads(self._registry, value)
-        return found
+    def _open(self, value: bytes) -> "_HeadDecoder":
+        heads = self._heads[value[:HEADER_BYTES]] = _HeadDecoder(self._registry, value)
+        return heads
 
 
-class _Heads:
-    """Records of one contract, and slices of them that were met before."""
+class _HeadDecoder:
+    """Reads records of one contract, with caches of decoded slices."""
 
     def __init__(self, registry: Registry, value: bytes) -> None:
         contract = registry.by_id(schema_id(value))
         if contract.topic != CONSENTED:
             raise Undecodable(f"a record of {contract.topic}")
         resolved = registry.derived(contract.id, RESOLVED)
-        self._places = [
+        self._field_indexes = [
             contract.names.index(name) for name in ("consent_purposes", "event_id", "heartbeat", "collector_ts", LAST_FIELD)
         ]
         self._slicer = HeadSlicer(contract, LAST_FIELD)
         self._columns = HeadColumns(contract, LAST_FIELD)
         self._reader = HeadReader(registry, LAST_FIELD)
-        self._stamps = flat_encoder(resolved.columns(), resolved.header)
+        self._column_encoder = flat_encoder(resolved.columns(), resolved.header)
         self._consents: OrderedDict[bytes, Consent] = OrderedDict()
-        self._wheres: OrderedDict[bytes, EventOrigin] = OrderedDict()
-        self._combinations: dict[bytes, IdentifierSet] = {}
+        self._origins: OrderedDict[bytes, EventOrigin] = OrderedDict()
+        self._younger: dict[bytes, IdentifierSet] = {}
         self._older: dict[bytes, IdentifierSet] = {}
-        self._nobody = IdentifierSet((), self._stamps)
+        self._nobody = IdentifierSet((), self._column_encoder)
 
-    def together(self, start: int, values: Sequence[bytes | None], failed: Failed) -> tuple[list[IdentityEvent], list[int]]:
-        """The events of most records from place `start` on; and which of the values are to be read alone."""
-        read = self._columns.read([value or b"" for value in values])
-        purposes, event_id, heartbeat, clock, nodes = self._places
+    def read_columns(
+        self, start: int, values: Sequence[bytes | None], on_error: OnUndecodable
+    ) -> tuple[list[IdentityEvent], list[int]]:
+        """Return the events of most records from position `start` on, and the indexes of those to read one by one."""
+        heads = self._columns.read([value or b"" for value in values])
+        purposes, event_id, heartbeat, clock, nodes = self._field_indexes
         columns = (
-            read.ends[purposes], read.begins[event_id], read.ends[event_id], read.ends[heartbeat], read.numbers[clock],
-            read.begins[nodes], read.ends[nodes],
+            heads.ends[purposes], heads.begins[event_id], heads.ends[event_id], heads.ends[heartbeat], heads.numbers[clock],
+            heads.begins[nodes], heads.ends[nodes],
         )  # fmt: skip
         rows: Iterable[Any] = enumerate(zip(values, *(column.tolist() for column in columns), strict=True), start)
-        odd = np.flatnonzero(~read.sound).tolist()
+        odd = np.flatnonzero(~heads.sound).tolist()
         if odd:
-            rows = compress(rows, read.sound.tolist())
-        return self._events(rows, failed), odd
+            rows = compress(rows, heads.sound.tolist())
+        return self._events(rows, on_error), odd
 
-    def alone(self, at: int, value: bytes, failed: Failed) -> list[IdentityEvent]:
-        """The event of one record, whatever it looks like, if it is one. Undecodable."""
+    def read_one(self, position: int, value: bytes, on_error: OnUndecodable) -> list[IdentityEvent]:
+        """Return the event of one record, whatever its encoding. Raises Undecodable."""
         ends = self._slicer.ends(value)
-        purposes, event_id, heartbeat, clock, nodes = self._places
+        purposes, event_id, heartbeat, clock, nodes = self._field_indexes
         id_at = ends[event_id - 1]
-        while value[id_at] > 127:  # its length takes more than a byte
+        while value[id_at] > 127:  # a length of more than one byte
             id_at += 1
         clock_at = ends[clock - 1]
         row = (value, ends[purposes], id_at + 1, ends[event_id], ends[heartbeat], read_long(value, clock_at), ends[nodes - 1])
-        return self._events([(at, (*row, ends[nodes]))], failed)
+        return self._events([(position, (*row, ends[nodes]))], on_error)
 
-    def _events(self, rows: Iterable[tuple[int, tuple[Any, ...]]], failed: Failed) -> list[IdentityEvent]:
+    def _events(self, rows: Iterable[tuple[int, tuple[Any, ...]]], on_error: OnUndecodable) -> list[IdentityEvent]:
         events: list[IdentityEvent] = []
-        consents, wheres, combinations = self._consents.get, self._wheres.get, self._combinations.get
-        for at, (value, purposes_end, id_at, id_end, where_end, clock, nodes_at, nodes_end) in rows:
+        consents, origins, identifier_sets = self._consents.get, self._origins.get, self._younger.get
+        for position, (value, purposes_end, id_at, id_end, origin_end, clock, nodes_at, nodes_end) in rows:
             try:
-                said = value[:purposes_end]
-                purposes, anonymised, linkable = consents(said) or self._consent(said, value)
-                said = value[id_end:where_end]
-                where = wheres(said) or self._where(said, value)
+                encoded = value[:purposes_end]
+                purposes, anonymised, linkable = consents(encoded) or self._decode_consent(encoded, value)
+                encoded = value[id_end:origin_end]
+                origin = origins(encoded) or self._decode_origin(encoded, value)
                 event_id = value[id_at:id_end]
                 if not event_id.isascii():
                     event_id = self._head(value)["event_id"].encode()
-                if linkable and not where.heartbeat:
-                    said = value[nodes_at:nodes_end]
-                    combination = combinations(said) or self._combination(said, value)
+                if linkable and not origin.heartbeat:
+                    encoded = value[nodes_at:nodes_end]
+                    identifiers = identifier_sets(encoded) or self._cached_identifiers(encoded, value)
                 else:
-                    combination = self._nobody
+                    identifiers = self._nobody
             except Undecodable as error:
-                failed(at, error)
+                on_error(position, error)
                 continue
-            # Ids of heartbeats are new, and anonymised ones are nobody's.
-            claim = b"" if where.heartbeat or anonymised else where.claims + event_id
+            # Heartbeats have fresh ids; ids of anonymised events identify nothing.
+            claim = b"" if origin.heartbeat or anonymised else origin.claims + event_id
             if len(claim) > LONGEST_CLAIM:
-                claim = shortened(claim)
-            events.append(_as_event((at, value, combination, where, purposes, clock, event_id, claim)))
+                claim = shorten_claim(claim)
+            events.append(_as_event((position, value, identifiers, origin, purposes, clock, event_id, claim)))
         return events
 
     def _head(self, value: bytes) -> Record:
         return self._reader.read(value)[1]
 
-    def _consent(self, said: bytes, value: bytes) -> Consent:
+    def _decode_consent(self, encoded: bytes, value: bytes) -> Consent:
         head = self._head(value)
         purposes = head["consent_purposes"]
-        found = Consent(purposes, head["consent_outcome"] == "anonymise", bool(purposes & ANALYTICS))
-        return _keep(self._consents, KEPT_TEXTS, said, found)
+        consent = Consent(purposes, head["consent_outcome"] == "anonymise", bool(purposes & ANALYTICS))
+        return _remember(self._consents, MAX_CACHED_TEXTS, encoded, consent)
 
-    def _where(self, said: bytes, value: bytes) -> EventOrigin:
+    def _decode_origin(self, encoded: bytes, value: bytes) -> EventOrigin:
         head = self._head(value)
         source = head["source"]
-        return _keep(
-            self._wheres, KEPT_TEXTS, said, EventOrigin(head["event_name"], source, head["heartbeat"], source.encode() + b":")
+        return _remember(
+            self._origins,
+            MAX_CACHED_TEXTS,
+            encoded,
+            EventOrigin(head["event_name"], source, head["heartbeat"], source.encode() + b":"),
         )
 
-    def _combination(self, said: bytes, value: bytes) -> IdentifierSet:
-        """One that is not among the younger ones."""
-        found = self._combinations.get(said) or self._older.get(said) or self._combined(said, value)
-        if len(self._combinations) >= KEPT_COMBINATIONS:
-            self._older, self._combinations = self._combinations, {}
-        self._combinations[said] = found
-        return found
+    def _cached_identifiers(self, encoded: bytes, value: bytes) -> IdentifierSet:
+        """Return a set that is not in the younger generation of the cache, and move it there."""
+        identifiers = self._younger.get(encoded) or self._older.get(encoded) or self._decode_identifiers(encoded, value)
+        if len(self._younger) >= MAX_CACHED_SETS:
+            self._older, self._younger = self._younger, {}
+        self._younger[encoded] = identifiers
+        return identifiers
 
-    def _combined(self, said: bytes, value: bytes) -> IdentifierSet:
-        if _plain(said) and said[0] == 2 * (len(said) // 34):
-            text = said.decode("ascii")
+    def _decode_identifiers(self, encoded: bytes, value: bytes) -> IdentifierSet:
+        if _plain(encoded) and encoded[0] == 2 * (len(encoded) // 34):
+            text = encoded.decode("ascii")
             nodes = [text[at : at + 33] for at in range(2, len(text) - 1, 34)]
         else:
             nodes = self._head(value)[LAST_FIELD]
             if not all(map(is_node, nodes)):
                 raise Undecodable("an identifier that is no identity node")
-        return IdentifierSet(tuple(nodes), self._stamps) if nodes else self._nobody
+        return IdentifierSet(tuple(nodes), self._column_encoder) if nodes else self._nobody
 
 
-def _keep(kept: OrderedDict[bytes, T], most: int, said: bytes, found: T) -> T:
-    if len(kept) >= most:
-        kept.popitem(last=False)
-    kept[said] = found
-    return found
+def _remember(cache: OrderedDict[bytes, T], limit: int, encoded: bytes, value: T) -> T:
+    if len(cache) >= limit:
+        cache.popitem(last=False)
+    cache[encoded] = value
+    return value

@@ -7,9 +7,11 @@ import pytest
 import redis
 
 from infra.errors import ConfigError, Retryable
+from streams.identity.graph.limits import Limit, Pair
+from streams.identity.graph.redis_shards import RedisShards
 from streams.identity.graph.redis_store import REFUSAL_S, RedisGraphStore
-from streams.identity.graph.store import GraphStore, MemoryGraphStore, first_places, shortened
-from streams.identity.graph.union_find import Limit, Pair, Slot, Write
+from streams.identity.graph.store import GraphStore, MemoryGraphStore, first_places, shorten_claim
+from streams.identity.graph.union_find import Slot, Write
 from streams.identity.refusals.refusals import MOST_REFUSALS, Refusal, RememberedRefusal, Scope
 from streams.identity.repair.splitting import SplitStore
 
@@ -89,17 +91,17 @@ def test_what_was_rewritten_is_known_until_it_is_confirmed(store: GraphStore) ->
     """A rewrite that was won, and nothing else, is to be looked for until the log has it; first slots are not."""
     first, demoted = Slot(A, logged=False), Slot(A, logged=False, epoch=1, state="shared")
     store.write([link(C, A), link(B, A)])
-    assert store.rewritten() == []
+    assert store.unlogged_rewrites() == []
     store.write([Write(C, first, demoted, 0), Write(B, demoted, demoted, 0)])
-    assert store.rewritten() == [C]
+    assert store.unlogged_rewrites() == [C]
     store.confirm([(C, first), (B, first)])
-    assert store.rewritten() == [C]
+    assert store.unlogged_rewrites() == [C]
     for _ in range(2):
         store.confirm([(C, demoted)])
-        assert store.rewritten() == []
+        assert store.unlogged_rewrites() == []
     store.write([Write(C, demoted, demoted._replace(epoch=2), 0)])
     store.confirm([(C, demoted)])
-    assert store.rewritten() == [C], "a confirmation that is late says nothing of the next rewrite"
+    assert store.unlogged_rewrites() == [C], "a confirmation that is late says nothing of the next rewrite"
 
 
 def test_a_holder_takes_so_many(store: GraphStore) -> None:
@@ -143,9 +145,9 @@ def test_what_is_held_is_forgotten(store: GraphStore) -> None:
     other, rule = "2" + "d" * 32, Limit("cookies_per_device", 12, 30)
     store.write([link(C, B), link(other, B)])
     store.admit([Pair(B, C, rule), Pair(B, other, rule)], DAY)
-    assert (store.holding([C], [B]), store.holding([B], [C])) == (2, 2)
+    assert (store.count_memberships([C], [B]), store.count_memberships([B], [C])) == (2, 2)
     assert store.forget([C], [B]) == 2
-    assert (store.holding([C], [B]), store.children([B])) == (0, [{other}])
+    assert (store.count_memberships([C], [B]), store.children([B])) == (0, [{other}])
     single = rule._replace(most=1)
     assert store.admit([Pair(B, other, single), Pair(B, C, single)], DAY) == [True, False]
     assert store.forget([B], [C]) == 2
@@ -159,10 +161,10 @@ def test_notes_that_name_a_node_are_forgotten(redis_url: str) -> None:
         client.flushdb()
         store = RedisGraphStore(lambda: client)
         for node, text in ((A, "x"), (B, f"names {A}"), (C, "y")):
-            store.note(node, text)
-        assert store.holding([A], [B, C]) == 2
+            store.save_note(node, text)
+        assert store.count_memberships([A], [B, C]) == 2
         assert store.forget([A], [B, C]) == 2
-        assert [store.noted(node) for node in (A, B, C)] == [None, None, "y"]
+        assert [store.load_note(node) for node in (A, B, C)] == [None, None, "y"]
 
 
 SCOPE, OTHER = Scope("shop.example", "opt-in", "marketing"), Scope("", "", "")
@@ -172,8 +174,8 @@ OLD, NEW = Refusal(1_764_000_000_000, 1_764_000_000_009, "a"), Refusal(1_764_000
 def test_the_newest_refusal_stays(store: GraphStore) -> None:
     """Of each scope, in whichever order they come and however often; other nodes and scopes have theirs."""
     for refusal in (OLD, NEW, OLD):
-        store.refuse({C: {SCOPE: RememberedRefusal(refusal, False)}})
-    store.refuse(
+        store.add_refusals({C: {SCOPE: RememberedRefusal(refusal, False)}})
+    store.add_refusals(
         {
             B: {SCOPE: RememberedRefusal(OLD, True), OTHER: RememberedRefusal(NEW, False)},
             C: {OTHER: RememberedRefusal(OLD, False)},
@@ -188,8 +190,8 @@ def test_the_newest_refusal_stays(store: GraphStore) -> None:
 
 def test_a_refusal_is_pending_until_it_is_confirmed(store: GraphStore) -> None:
     """Only the one that was signalled, and for good; a newer one is pending again, and one that is gone stays gone."""
-    store.refuse({C: {SCOPE: RememberedRefusal(OLD, False)}})
-    store.refuse({C: {SCOPE: RememberedRefusal(OLD, True)}})
+    store.add_refusals({C: {SCOPE: RememberedRefusal(OLD, False)}})
+    store.add_refusals({C: {SCOPE: RememberedRefusal(OLD, True)}})
     assert store.refusals([C]) == [{SCOPE: RememberedRefusal(OLD, False)}], "nobody has committed its signal"
     store.confirm_refusals(
         {
@@ -199,9 +201,9 @@ def test_a_refusal_is_pending_until_it_is_confirmed(store: GraphStore) -> None:
     )
     assert store.refusals([A, C]) == [{}, {SCOPE: RememberedRefusal(OLD, False)}]
     store.confirm_refusals({C: {SCOPE: RememberedRefusal(OLD, False)}})
-    store.refuse({C: {SCOPE: RememberedRefusal(OLD, False)}})
+    store.add_refusals({C: {SCOPE: RememberedRefusal(OLD, False)}})
     assert store.refusals([C]) == [{SCOPE: RememberedRefusal(OLD, True)}]
-    store.refuse({C: {SCOPE: RememberedRefusal(NEW, False)}})
+    store.add_refusals({C: {SCOPE: RememberedRefusal(NEW, False)}})
     store.confirm_refusals({C: {SCOPE: RememberedRefusal(OLD, False)}})
     assert store.refusals([C]) == [{SCOPE: RememberedRefusal(NEW, False)}]
 
@@ -211,17 +213,17 @@ def test_the_oldest_refusals_of_a_node_go(store: GraphStore) -> None:
     refusals = {
         Scope(f"{n}", "opt-in", "marketing"): RememberedRefusal(Refusal(n, n, ""), False) for n in range(MOST_REFUSALS + 9)
     }
-    store.refuse({C: dict(reversed(refusals.items()))})
-    store.refuse({C: refusals})
+    store.add_refusals({C: dict(reversed(refusals.items()))})
+    store.add_refusals({C: refusals})
     assert store.refusals([C]) == [dict(list(refusals.items())[9:])]
 
 
 def test_refusals_are_forgotten(store: GraphStore) -> None:
     """Of an erased node with everything else that is kept of it; what others refused stays, whoever they were linked with."""
-    store.refuse({node: {SCOPE: RememberedRefusal(OLD, False)} for node in (B, C)})
-    assert store.holding([C], [B]) == 1
+    store.add_refusals({node: {SCOPE: RememberedRefusal(OLD, False)} for node in (B, C)})
+    assert store.count_memberships([C], [B]) == 1
     assert store.forget([C], [B]) == 1
-    assert store.holding([C], [B]) == 0
+    assert store.count_memberships([C], [B]) == 0
     assert store.refusals([B, C]) == [{SCOPE: RememberedRefusal(OLD, False)}, {}]
 
 
@@ -229,7 +231,7 @@ def test_refusals_go_by_themselves(redis_url: str) -> None:
     """Thirteen months after the last one that was new."""
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
-        RedisGraphStore(lambda: client).refuse({C: {SCOPE: RememberedRefusal(OLD, False)}})
+        RedisGraphStore(lambda: client).add_refusals({C: {SCOPE: RememberedRefusal(OLD, False)}})
         (key,) = client.keys()
         assert REFUSAL_S - 60 < client.ttl(key) <= REFUSAL_S
 
@@ -239,19 +241,22 @@ def test_refusals_of_many_workers_are_merged(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
 
-        class Overtaken(RedisGraphStore):
-            """A store in which another worker writes first, three times."""
+        class Overtaken(RedisShards):
+            """Another worker is faster, three times."""
 
             times = 3
 
-            def _each(self, script: str, kind: str, names: Sequence[str], *columns: Sequence[Any]) -> list[int]:
+            def run_script(self, script: str, kind: str, names: Sequence[str], *columns: Sequence[Any]) -> list[int]:
                 if self.times:
                     self.times -= 1
-                    RedisGraphStore(lambda: client).refuse({C: {Scope("", "", str(self.times)): RememberedRefusal(OLD, False)}})
-                return super()._each(script, kind, names, *columns)
+                    RedisGraphStore(lambda: client).add_refusals(
+                        {C: {Scope("", "", str(self.times)): RememberedRefusal(OLD, False)}}
+                    )
+                return super().run_script(script, kind, names, *columns)
 
-        store = Overtaken(lambda: client)
-        store.refuse({C: {SCOPE: RememberedRefusal(OLD, False)}, B: {SCOPE: RememberedRefusal(OLD, False)}})
+        store = RedisGraphStore(lambda: client)
+        store._shards = Overtaken(lambda: client)
+        store.add_refusals({C: {SCOPE: RememberedRefusal(OLD, False)}, B: {SCOPE: RememberedRefusal(OLD, False)}})
         assert [len(memories) for memories in store.refusals([B, C])] == [1, 4]
 
 
@@ -298,11 +303,11 @@ def test_a_claim_is_recognised_for_a_day(store: GraphStore) -> None:
 
 def test_a_note_is_kept_for_its_node(store: SplitStore) -> None:
     """The newest text stands, whatever is in it; other nodes have theirs."""
-    assert store.noted(C) is None
-    store.note(C, "one")
-    store.note(C, '{"é": 2}')
-    store.note(B, "three")
-    assert [store.noted(node) for node in (A, B, C)] == [None, "three", '{"é": 2}']
+    assert store.load_note(C) is None
+    store.save_note(C, "one")
+    store.save_note(C, '{"é": 2}')
+    store.save_note(B, "three")
+    assert [store.load_note(node) for node in (A, B, C)] == [None, "three", '{"é": 2}']
 
 
 def test_nothing_is_little_work(store: GraphStore) -> None:
@@ -312,7 +317,7 @@ def test_nothing_is_little_work(store: GraphStore) -> None:
     assert store.write([]) == []
     store.confirm([])
     assert store.refusals([]) == []
-    store.refuse({})
+    store.add_refusals({})
     store.confirm_refusals({})
 
 
@@ -325,9 +330,9 @@ def test_many_keys_come_back_in_order(store: GraphStore) -> None:
 
 
 def test_long_claims_are_shortened() -> None:
-    """Names of any length are distinguished."""
-    assert len(shortened(b"a:" + b"x" * 10_000)) <= 80
-    assert shortened(b"a:" + b"x" * 10_000) != shortened(b"a:" + b"x" * 10_001)
+    """Whatever their length, they are told apart."""
+    assert len(shorten_claim(b"a:" + b"x" * 10_000)) <= 80
+    assert shorten_claim(b"a:" + b"x" * 10_000) != shorten_claim(b"a:" + b"x" * 10_001)
 
 
 def test_claims_are_forgotten_in_redis(redis_url: str) -> None:
@@ -368,7 +373,7 @@ def test_a_redis_that_is_away_is_waited_for() -> None:
         lambda: store.write([link(C, A)]),
         lambda: store.confirm([(C, Slot(A, logged=False))]),
         lambda: store.refusals([A]),
-        lambda: store.refuse({A: {SCOPE: RememberedRefusal(OLD, False)}}),
+        lambda: store.add_refusals({A: {SCOPE: RememberedRefusal(OLD, False)}}),
     ):
         with pytest.raises(Retryable):
             call()

@@ -26,13 +26,13 @@ def restamp(store: Store, taken: Collection[str], done: SplitJournal, patience_s
     """Rewrite the profile of past events after a split; how many rows were stale. Retryable.
 
     `taken`: every node that was taken out of this component, by this split or another. An event of them belongs to whom its
-    other nodes belong to. `done.once` is what any of these events can have been stamped with; a profile among an event's own
+    other nodes belong to. `former_profiles`: profile ids that these events may carry; a profile among an event's own
     part is mapped to the part's root by its readers, and stays. So do events that came long after the split.
     """
     if not store.rows(f"SELECT 1 FROM system.tables WHERE database = '{store.database}' AND name = 'events'"):  # noqa: S608 - ours
         return 0
-    part = {one: said for said in done.restamps for one in said.nodes}
-    known = frozenset(done.once)
+    part = {one: said for said in done.rewrites for one in said.nodes}
+    known = frozenset(done.former_profiles)
     rows = 0
     out = _quoted(sorted(taken))
     who = f"if(node IN ({out}), arrayFirst(one -> one NOT IN ({out}), arrayPushBack(identifiers, '')), '')"
@@ -64,9 +64,9 @@ def together(done: Mapping[str, SplitJournal]) -> dict[str, set[str]]:
     """Node that was taken out -> all of `done` that were taken out of the same component, itself too."""
     by_node: defaultdict[str, set[str]] = defaultdict(set)
     for node, journal in done.items():
-        for one in journal.once:
+        for one in journal.former_profiles:
             by_node[one].add(node)
-    return {node: {node}.union(*(by_node[one] for one in journal.once)) for node, journal in done.items()}
+    return {node: {node}.union(*(by_node[one] for one in journal.former_profiles)) for node, journal in done.items()}
 
 
 def _update(store: Store, who: str, where: str, pairs: Sequence[tuple[str, str, str, int]]) -> None:

@@ -18,7 +18,7 @@ from streams.collector.event import InvalidField, InvalidItem, read_text
 from streams.collector.protocols.own import read_identifiers
 from streams.collector.signals.field_roles import MAX_NAME
 from streams.collector.signals.signals import SignalBuilder
-from streams.identity.nodes import NodeKeys, all_nodes, named
+from streams.identity.nodes import NodeKeys, all_nodes, event_nodes
 
 PURPOSES = ("analytics", "marketing", "personalization")
 UNDATED = 0
@@ -116,7 +116,7 @@ def build_records(choice: SentChoice, keys: NodeKeys, site: str, now: int) -> li
     """Return (Kafka key, record of `consent.signals`) for each subject of a choice; none where it identifies nobody."""
     # A withdrawal applies to the nodes of every key version, including versions that are no longer in use.
     chosen = now if choice.chosen is None or (choice.chosen == UNDATED and choice.kind == "withdrawal") else choice.chosen
-    nodes = all_nodes(keys, choice.identifiers) if choice.kind == "withdrawal" else named(keys, choice.identifiers).nodes
+    nodes = all_nodes(keys, choice.identifiers) if choice.kind == "withdrawal" else event_nodes(keys, choice.identifiers).nodes
     return [
         (
             subject,

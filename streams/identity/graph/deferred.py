@@ -1,6 +1,6 @@
-"""What passed while the graph was away: ranges of offsets whose links are made once it is back.
+"""Offset ranges of records that passed while the graph was unavailable and whose links are still to be made.
 
-They are kept on a compacted topic, in the same transaction as the events themselves, so that no worker's end forgets them.
+The ranges are stored on a compacted topic, in the transaction of the events themselves, so they survive a worker's crash.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,11 +14,11 @@ from streams.runtime.stage import Batch, Output
 DEFERRED = "identity.deferred"
 
 ReadBack = Callable[[str, int, int, int], Batch]
-"""(topic, partition, first, end) -> committed records from `first` on, before `end`, as many as come in one go."""
+"""(topic, partition, first, end) -> a batch of committed records from `first` on, before `end`."""
 
 
 class OffsetSpan(NamedTuple):
-    """Offsets of one partition."""
+    """A range of offsets of one partition; `end` is exclusive."""
 
     topic: str
     partition: int
@@ -27,62 +27,62 @@ class OffsetSpan(NamedTuple):
 
 
 class DeferredRanges:
-    """The ranges of this worker's partitions; one a partition, which may cover some that were resolved.
+    """The deferred ranges of this worker's partitions, one a partition; a range may cover resolved records too.
 
-    Ranges of `last` have their turn when nobody, in any worker, has a range of another topic.
+    Ranges of topic `last` are processed once no worker has a range of another topic.
     """
 
     def __init__(self, registry: Registry, last: str) -> None:
         self._registry = registry
         self._last = last
-        self._held: set[int] = set()
+        self._assigned: set[int] = set()
         self._ranges: dict[tuple[str, int], OffsetSpan] = {}
-        self._said: dict[tuple[str, int], OffsetSpan] = {}
-        """What the log says of all workers' partitions; of those that are held here, `_ranges` is newer."""
+        self._logged: dict[tuple[str, int], OffsetSpan] = {}
+        """Ranges of all workers' partitions by the log; for partitions assigned here `_ranges` is newer."""
 
-    def add(self, batch: Batch) -> Output:
-        """A batch passes unresolved; the record that says so."""
-        known = self._ranges.get((batch.topic, batch.partition))
-        first = batch.offsets[0] if known is None else min(known.first, batch.offsets[0])
-        end = batch.offsets[-1] + 1 if known is None else max(known.end, batch.offsets[-1] + 1)
+    def defer(self, batch: Batch) -> Output:
+        """Add a batch that passes unresolved; return the record that stores the range."""
+        current = self._ranges.get((batch.topic, batch.partition))
+        first = batch.offsets[0] if current is None else min(current.first, batch.offsets[0])
+        end = batch.offsets[-1] + 1 if current is None else max(current.end, batch.offsets[-1] + 1)
         return self._set(OffsetSpan(batch.topic, batch.partition, first, end))
 
     @property
-    def linking(self) -> bool:
-        """Whether links are due, here or in another worker."""
-        elsewhere = (due for due in self._said.values() if due.partition not in self._held)
+    def links_due(self) -> bool:
+        """Whether any worker has links to make."""
+        elsewhere = (due for due in self._logged.values() if due.partition not in self._assigned)
         return any(due.topic != self._last for due in chain(self._ranges.values(), elsewhere))
 
-    def next(self) -> OffsetSpan | None:
-        """One that is due and whose turn it is."""
+    def next_due(self) -> OffsetSpan | None:
+        """Return the next range to process, or None."""
         due = sorted(self._ranges.values(), key=lambda due: due.topic == self._last)
-        return due[0] if due and (due[0].topic != self._last or not self.linking) else None
+        return due[0] if due and (due[0].topic != self._last or not self.links_due) else None
 
-    def done(self, due: OffsetSpan, until: int) -> Output:
-        """Links of `due` are made up to this offset; the record that says so."""
+    def complete(self, due: OffsetSpan, until: int) -> Output:
+        """Mark a range as processed before this offset; return the record that stores the rest."""
         return self._set(due._replace(first=until))
 
     def _set(self, due: OffsetSpan) -> Output:
-        _take(self._ranges, due)
-        # What is done is said as an empty range and not as a tombstone: a reader that looks on sees it too.
+        _update(self._ranges, due)
+        # An empty range instead of a tombstone, so that other workers, which follow the topic, see it.
         value = encode(self._registry.latest(DEFERRED), due._asdict())
         return f"{due.topic}:{due.partition}".encode(), value, due.partition
 
-    def follow(self, record: Mapping[str, Any]) -> None:
-        """Take in a record of the topic that any worker has written."""
-        _take(self._said, _range(record))
+    def observe(self, record: Mapping[str, Any]) -> None:
+        """Apply a record of the topic that any worker has written."""
+        _update(self._logged, _range(record))
 
-    def hold(self, partition: int) -> None:
-        """This worker's from now on; `restore` says what is due of it."""
-        self._held.add(partition)
+    def assign(self, partition: int) -> None:
+        """Own a partition from now on; `restore` loads its ranges."""
+        self._assigned.add(partition)
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Take in a record of a partition that is held."""
-        _take(self._ranges, _range(record))
+        """Load a range of an assigned partition."""
+        _update(self._ranges, _range(record))
 
     def revoke(self, partition: int) -> None:
-        """Somebody else's from now on."""
-        self._held.discard(partition)
+        """Forget a partition that another worker owns now."""
+        self._assigned.discard(partition)
         for key in [key for key in self._ranges if key[1] == partition]:
             del self._ranges[key]
 
@@ -94,7 +94,7 @@ def _range(record: Mapping[str, Any]) -> OffsetSpan:
     return OffsetSpan(record["topic"], record["partition"], record["first"], record["end"])
 
 
-def _take(ranges: dict[tuple[str, int], OffsetSpan], due: OffsetSpan) -> None:
+def _update(ranges: dict[tuple[str, int], OffsetSpan], due: OffsetSpan) -> None:
     if due.first < due.end:
         ranges[due.topic, due.partition] = due
     else:

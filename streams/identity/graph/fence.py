@@ -1,112 +1,126 @@
-"""A Redis that was started again may have lost what it held. It is not used before the graph's log was read back into it.
+"""Fences a Redis that may have lost data: it is used only after the graph's log was read back into it.
 
-Each shard carries a mark: the run id of the process in which the graph is known to be whole. A process that was started anew
-has another run id, an empty one no mark, and a failover leads to a process that the mark does not name.
+Each shard stores the run id of the Redis process in which the graph is known to be complete. A restarted process has another
+run id, an emptied one has no mark, and a failover leads to a process whose run id differs from the mark.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
 from infra.clients.redis import server_run_id
-from streams.identity.graph.redis_store import AWAY, TAGS, RedisGraphStore
+from streams.identity.graph.redis_shards import RedisShards
+from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.store import StoreUnavailable
 
 LOCK_S = 60
-"""How long a worker that mends may be silent before another one takes over."""
-MENDING = "g:mending:{00}"
+"""Seconds that a rebuilding worker may be silent before another one takes over."""
+REBUILD_LOCK = "g:mending:{00}"
 
 
 class StaleStore(StoreUnavailable):
-    """This Redis is not the one in which the graph is known to be whole."""
+    """This Redis is not known to hold the complete graph."""
+
+
+class ShardMark(NamedTuple):
+    """The mark of a shard that holds its part of the complete graph."""
+
+    tag: int
+    """One of the shard's hash tags."""
+    key: str
+    run_id: str
+    """Of the Redis process; the value of a valid mark."""
 
 
 class RebuiltStore(RedisGraphStore):
-    """The graph of a Redis whatever it holds, and the marks that say that it is whole."""
+    """The graph whatever its Redis holds, with the marks that declare it complete."""
 
-    def marks(self) -> list[tuple[int, str, str]]:
-        """(tag, key of the mark, run id) of each shard. Away."""
-        self._connected()
-        try:
-            return self._marks()
-        except AWAY as error:
-            raise self._away(error) from error
+    def is_whole(self) -> bool:
+        """Return whether every shard is marked as complete. StoreUnavailable."""
+        return _are_set(self._shards, _shard_marks(self._shards))
 
-    def _marks(self) -> list[tuple[int, str, str]]:
-        first: dict[int, int] = {}
-        for tag in range(TAGS):
-            first.setdefault(id(self._shards[tag]), tag)
-        runs = ((tag, self._shards[tag].info("server")["run_id"]) for tag in first.values())
-        return [(tag, f"g:{{{tag:02x}}}:whole", run) for tag, run in runs]
-
-    def whole(self) -> bool:
-        """Whether every shard is marked. Away."""
-        return self._marked(self.marks())
-
-    def _marked(self, marks: Sequence[tuple[int, str, str]]) -> bool:
-        return self._mget([(tag, key) for tag, key, _ in marks]) == [run.encode() for _, _, run in marks]
-
-    def declare_whole(self) -> None:
-        """Mark every shard. Away."""
-        self._run([(tag, ("SET", key, run)) for tag, key, run in self.marks()])
+    def mark_whole(self) -> None:
+        """Mark every shard as complete. StoreUnavailable."""
+        self._shards.run([(mark.tag, ("SET", mark.key, mark.run_id)) for mark in _shard_marks(self._shards)])
 
     @contextmanager
-    def mending(self, who: str) -> Iterator[Callable[[], None]]:
-        """Be the only one who mends; gives what says that one still does. Away while somebody else mends.
+    def rebuild_lock(self, worker: str) -> Iterator[Callable[[], None]]:
+        """Hold the lock of the only rebuilding worker; yields a function that renews it. StoreUnavailable while it is taken.
 
-        Who was cut short by an end of Redis, or by its own, finds itself as the one who mends and begins again.
+        A worker that was interrupted finds itself as the holder and starts over.
         """
+        run = self._shards.run
 
-        def still() -> None:
-            (holder,) = self._run([(0, ("GET", MENDING))])
-            if holder != who.encode():
+        def renew() -> None:
+            (holder,) = run([(0, ("GET", REBUILD_LOCK))])
+            if holder != worker.encode():
                 raise StoreUnavailable("another worker reads the log back into it, or this one was silent for too long")
-            self._run([(0, ("EXPIRE", MENDING, LOCK_S))])
+            run([(0, ("EXPIRE", REBUILD_LOCK, LOCK_S))])
 
-        self._run([(0, ("SET", MENDING, who, "NX", "EX", LOCK_S))])
-        still()
+        run([(0, ("SET", REBUILD_LOCK, worker, "NX", "EX", LOCK_S))])
+        renew()
         try:
-            yield still
+            yield renew
         finally:
-            still()
-            self._run([(0, ("DEL", MENDING))])
+            renew()
+            run([(0, ("DEL", REBUILD_LOCK))])
 
 
-class FencedStore(RebuiltStore):
-    """The graph, as long as it is known to be whole; Lost as soon as it may not be."""
+class FencedShards(RedisShards):
+    """Shards that are read only while all of them are marked as complete."""
 
-    def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
-        super().__init__(connect)
-        self._runs: set[str] = set()
-        self._whole: list[tuple[int, str]] = []
+    def __init__(self, new_client: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
+        super().__init__(new_client)
+        self._run_ids: set[str] = set()
+        self._marks: list[tuple[int, str]] = []
 
     def _open(self) -> None:
         super()._open()
-        marks = self._marks()
-        if not self._marked(marks):
+        marks = _shard_marks(self)
+        if not _are_set(self, marks):
             self.close()
             raise StaleStore("the identity graph's Redis was started anew, or emptied: its log must be read back first")
-        self._runs = {run for _, _, run in marks}
-        self._whole = [(tag, key) for tag, key, _ in marks]
+        self._run_ids = {mark.run_id for mark in marks}
+        self._marks = [(mark.tag, mark.key) for mark in marks]
 
     def close(self) -> None:
-        """See `RedisGraphStore`."""
+        """See `RedisShards`."""
         super().close()
-        self._runs, self._whole = set(), []
+        self._run_ids, self._marks = set(), []
 
-    def met(self, connection: Any) -> None:
-        """For each new connection: a client connects again in silence, and then perhaps to another process."""
-        run = server_run_id(connection)
-        if self._runs and run not in self._runs:
+    def check_connection(self, connection: Any) -> None:
+        """Check each new connection: a client reconnects silently, possibly to another process."""
+        run_id = server_run_id(connection)
+        if self._run_ids and run_id not in self._run_ids:
             raise redis.ConnectionError("another process than before")
 
-    def _mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:
-        marks = self._whole
-        found = super()._mget([*keys, *marks])
-        values, marked = found[: len(keys)], found[len(keys) :]
-        if None in marked:
+    def mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:
+        """See `RedisShards`. StaleStore where a mark is missing."""
+        marks = self._marks
+        answers = super().mget([*keys, *marks])
+        values, mark_values = answers[: len(keys)], answers[len(keys) :]
+        if None in mark_values:
             self.close()
             raise StaleStore("the identity graph's Redis was emptied: its log must be read back first")
         return values
+
+
+class FencedStore(RebuiltStore):
+    """The graph while it is known to be complete; raises StaleStore otherwise."""
+
+    def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
+        super().__init__(connect)
+        shards = FencedShards(connect)
+        self._shards = shards
+        self.check_connection = shards.check_connection
+        """To be called with each new connection."""
+
+
+def _shard_marks(shards: RedisShards) -> list[ShardMark]:
+    return [ShardMark(tag, f"g:{{{tag:02x}}}:whole", run_id) for tag, run_id in shards.run_ids().items()]
+
+
+def _are_set(shards: RedisShards, marks: Sequence[ShardMark]) -> bool:
+    return shards.mget([(mark.tag, mark.key) for mark in marks]) == [mark.run_id.encode() for mark in marks]

@@ -1,10 +1,10 @@
-"""The graph as one worker sees it: read level by level, written until every link that a batch asks for is won.
+"""One worker's view of the graph: reads slots level by level and retries until every link of a batch is written.
 
-One round trip for all nodes of a batch, one more for each step up that is not remembered; then links and demotions, then
-labels, each in one round trip. Everything written is safe to write again.
+A batch takes one round trip for all of its nodes and one more for each level of parents that is not cached; then links and
+demotions, then labels, each in one round trip. Every write is idempotent.
 
-Combinations whose stamp is known to hold are not looked at again. What a batch writes, or finds written by others, may touch
-them: those are then looked at like the others.
+Identifier sets whose resolved columns are cached and still valid are not read again. If the writes of a batch, or writes of
+other workers that it reads, may affect them, they are read like the others.
 """
 
 from collections import OrderedDict
@@ -12,176 +12,193 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from infra.errors import Retryable
 from streams.identity.graph.identifier_set import IdentifierSet
+from streams.identity.graph.limits import NOTHING, Pair
 from streams.identity.graph.store import GraphStore
-from streams.identity.graph.union_find import ERASED, NOTHING, GraphView, Nodes, Pair, Slot, Write, plan, plan_labels, undo
+from streams.identity.graph.union_find import ERASED, GraphView, Nodes, Slot, Write, plan, plan_labels, undo_writes
 
-KEPT_SLOTS = 200_000
+MAX_CACHED_SLOTS = 200_000
 ROUNDS = 50
-"""How often a batch starts its links anew because other workers were faster, before it waits a little."""
+"""Attempts to write the links of a batch while other workers write the same slots; then the batch is retried later."""
 
-Met = dict[str, Slot | None]
-"""What a batch has read or written of the graph, and not remembered."""
-
-
-Renamed = Callable[[Iterable[Nodes]], Mapping[str, str]]
-"""Combinations -> nodes that are former ones, and the newer nodes of the same identifiers, both in one of them."""
+SlotReads = dict[str, Slot | None]
+"""Slots that a batch has read from the store or written to it, cached ones aside; None: the node has no slot."""
 
 
-def no_names(_combinations: Iterable[Nodes]) -> Mapping[str, str]:
-    """Where no keys are rotated."""
+RenameLookup = Callable[[Iterable[Nodes]], Mapping[str, str]]
+"""Node tuples -> former nodes and the newer nodes of the same identifiers, where a tuple has both."""
+
+
+def no_renames(_node_tuples: Iterable[Nodes]) -> Mapping[str, str]:
+    """Return no renames, for deployments that do not rotate keys."""
     return NOTHING
 
 
 class Graph:
-    """A store, and a bounded memory of slots that are in the log: other workers' rewrites reach it by broadcast."""
+    """A store with a bounded cache of slots that are in the log; rewrites of other workers arrive by broadcast."""
 
-    def __init__(self, store: GraphStore, renamed: Renamed = no_names) -> None:
+    def __init__(self, store: GraphStore, renamed: RenameLookup = no_renames) -> None:
         self.store = store
         self._renamed = renamed
-        self._kept: OrderedDict[str, Slot] = OrderedDict()
-        self._age = 0
-        """Grows with each slot that was rewritten, here or elsewhere: no stamp from before holds any more."""
+        self._cache: OrderedDict[str, Slot] = OrderedDict()
+        self._generation = 0
+        """Incremented by each rewritten slot, here or in another worker; invalidates all cached resolved columns."""
         self.erased: dict[str, Slot] = {}
-        """All there are: what was erased must be known even while the store is away. Few are."""
+        """All erased nodes: they must be recognised while the store is unavailable too. There are few."""
 
-    def known(self, nodes: Iterable[str]) -> dict[str, Slot | None]:
-        """What is remembered of nodes."""
-        return {node: self._kept.get(node) for node in nodes}
+    def cached_slots(self, nodes: Iterable[str]) -> dict[str, Slot | None]:
+        """Return the cached slots of nodes, None for those that are not cached."""
+        return {node: self._cache.get(node) for node in nodes}
 
-    def look_up(self, view: GraphView, met: Met, combinations: Iterable[IdentifierSet]) -> set[IdentifierSet]:
-        """Read all that these hang on, level by level, into `view`, the store being asked at least once. Those whose stamp is
-        not sure come back."""
-        sure, closer, wanted = list[IdentifierSet](), set[IdentifierSet](), set[str]()
-        for found in combinations:
-            known = found.stamp is not None and (found.age == self._age or not found.nodes)
-            if known or found.settle(self._kept, self._age):
-                sure.append(found)
-                wanted.add(found.root)
+    def look_up(self, view: GraphView, reads: SlotReads, identifier_sets: Iterable[IdentifierSet]) -> set[IdentifierSet]:
+        """Read every slot that these depend on into `view`, level by level; return the sets without valid cached columns.
+
+        The store is read at least once.
+        """
+        cached, uncached, nodes = list[IdentifierSet](), set[IdentifierSet](), set[str]()
+        for identifiers in identifier_sets:
+            valid = identifiers.resolved is not None and (identifiers.generation == self._generation or not identifiers.nodes)
+            if valid or identifiers.cache_columns(self._cache, self._generation):
+                cached.append(identifiers)
+                nodes.add(identifiers.root)
             else:
-                closer.add(found)
-                wanted.update(found.nodes)
-        wanted.discard("")
-        self._read(view, met, wanted)
-        self._look_closer(view, met, closer, self._moved(view, sure))
-        return {found for found in closer if not found.settle(view.slots, self._age)}
+                uncached.add(identifiers)
+                nodes.update(identifiers.nodes)
+        nodes.discard("")
+        self._read(view, reads, nodes)
+        self._read_uncached(view, reads, uncached, self._with_linked_root(view, cached))
+        return {identifiers for identifiers in uncached if not identifiers.cache_columns(view.slots, self._generation)}
 
-    def _moved(self, view: GraphView, sure: Iterable[IdentifierSet]) -> list[IdentifierSet]:
-        """Those whose root has a slot by now."""
+    def _with_linked_root(self, view: GraphView, cached: Iterable[IdentifierSet]) -> list[IdentifierSet]:
+        """Return the sets whose root, which had no slot, has one now."""
         slots = view.slots
-        return [found for found in sure if found.root and slots.get(found.root) is not None]
+        return [identifiers for identifiers in cached if identifiers.root and slots.get(identifiers.root) is not None]
 
-    def _look_closer(self, view: GraphView, met: Met, closer: set[IdentifierSet], more: Sequence[IdentifierSet]) -> None:
+    def _read_uncached(
+        self, view: GraphView, reads: SlotReads, uncached: set[IdentifierSet], more: Sequence[IdentifierSet]
+    ) -> None:
         if more:
-            closer.update(more)
-            self._read(view, met, {node for found in more for node in found.nodes})
+            uncached.update(more)
+            self._read(view, reads, {node for identifiers in more for node in identifiers.nodes})
 
-    def _read(self, view: GraphView, met: Met, nodes: Iterable[str]) -> None:
-        wanted = self._climb(view, nodes)
+    def _read(self, view: GraphView, reads: SlotReads, nodes: Iterable[str]) -> None:
+        missing = self._follow_cached(view, nodes)
         while True:
-            read = list(wanted)
-            found = dict(zip(read, self.store.read(read), strict=True))
-            view.slots.update(found)
-            met.update(found)
-            wanted = self._climb(view, read)
-            if not wanted:
+            batch = list(missing)
+            slots = dict(zip(batch, self.store.read(batch), strict=True))
+            view.slots.update(slots)
+            reads.update(slots)
+            missing = self._follow_cached(view, batch)
+            if not missing:
                 return
 
-    def _climb(self, view: GraphView, nodes: Iterable[str]) -> set[str]:
-        """Follow `nodes` up through what is kept; what must be asked for comes back."""
+    def _follow_cached(self, view: GraphView, nodes: Iterable[str]) -> set[str]:
+        """Follow `nodes` upwards through cached slots; return the nodes that must be read from the store."""
         missing = view.missing(nodes)
-        while known := {node: slot for node in missing if (slot := self._kept.get(node)) is not None}:
-            view.slots.update(known)
+        while cached := {node: slot for node in missing if (slot := self._cache.get(node)) is not None}:
+            view.slots.update(cached)
             missing = view.missing(missing)
         return missing
 
-    def settle(
-        self, view: GraphView, met: Met, combinations: Mapping[IdentifierSet, int], closer: set[IdentifierSet], day: int
+    def apply_links(
+        self,
+        view: GraphView,
+        reads: SlotReads,
+        identifier_sets: Mapping[IdentifierSet, int],
+        uncached: set[IdentifierSet],
+        day: int,
     ) -> dict[str, Write]:
-        """Win every link, demotion and label that the combinations (each with its first event) ask for; node -> its last
-        write of ours. Those of `closer` ask; those that their writes touch are added to it. `day`, since 1970, counts for
-        limits. Retryable."""
-        won: dict[str, Write] = {}
+        """Write every link, demotion and label that these sets require; return the last own write of each node.
+
+        `combinations` maps each set to its first event. Only sets in `uncached` are planned; sets that their writes may affect
+        are added to it. `day` (since 1970) counts towards limits. Raises Retryable when other workers keep changing the same
+        slots.
+        """
+        own_writes: dict[str, Write] = {}
         full: dict[str, str] = {}
         admitted: set[tuple[str, str]] = set()
         for _ in range(ROUNDS):
             events: dict[Nodes, int] = {}
-            for found, at in combinations.items():
-                if found in closer:
-                    events.setdefault(found.nodes, at)
+            for identifiers, at in identifier_sets.items():
+                if identifiers in uncached:
+                    events.setdefault(identifiers.nodes, at)
             writes, pairs = plan(view, events, full, self._renamed(events))
-            sure = [found for found in combinations if found not in closer] if writes else []
-            if touched := self._touched(view, writes, sure):
-                undo(view, writes)
-                self._look_closer(view, met, closer, touched)
-            elif refused := self._refused(pairs, admitted, day):
-                full |= refused
-                undo(view, writes)
-            elif self._write(view, met, writes, won) and self._write(view, met, plan_labels(view, events), won):
-                return won
+            cached = [identifiers for identifiers in identifier_sets if identifiers not in uncached] if writes else []
+            if affected := self._affected(view, writes, cached):
+                undo_writes(view, writes)
+                self._read_uncached(view, reads, uncached, affected)
+            elif full_holders := self._find_full(pairs, admitted, day):
+                full |= full_holders
+                undo_writes(view, writes)
+            elif self._write(view, reads, writes, own_writes) and self._write(
+                view, reads, plan_labels(view, events), own_writes
+            ):
+                return own_writes
             else:
-                self._look_closer(view, met, closer, [found for found in combinations if found not in closer])
+                self._read_uncached(
+                    view, reads, uncached, [identifiers for identifiers in identifier_sets if identifiers not in uncached]
+                )
         raise Retryable("other workers link the same nodes all the time")
 
-    def _refused(self, pairs: Iterable[Pair], admitted: set[tuple[str, str]], day: int) -> dict[str, str]:
-        """Holder -> rule, of those without room for what they are to be linked with; nothing of `admitted` is asked again."""
-        asked = [pair for pair in dict.fromkeys(pairs) if pair[:2] not in admitted]
-        answers = self.store.admit(asked, day) if asked else ()
-        admitted.update(pair[:2] for pair in asked)
-        return {pair.holder: pair.limit.rule for pair, room in zip(asked, answers, strict=True) if not room}
+    def _find_full(self, pairs: Iterable[Pair], admitted: set[tuple[str, str]], day: int) -> dict[str, str]:
+        """Return holder -> rule for holders without room for a new member; pairs in `admitted` are not requested again."""
+        requested = [pair for pair in dict.fromkeys(pairs) if pair[:2] not in admitted]
+        answers = self.store.admit(requested, day) if requested else ()
+        admitted.update(pair[:2] for pair in requested)
+        return {pair.holder: pair.limit.rule for pair, room in zip(requested, answers, strict=True) if not room}
 
-    def _touched(self, view: GraphView, writes: Sequence[Write], sure: Sequence[IdentifierSet]) -> Sequence[IdentifierSet]:
-        """Those that planned writes may change: a link those under its root, a rewrite whoever has the node."""
-        return sure if any(write.held is not None for write in writes) else self._moved(view, sure)
+    def _affected(self, view: GraphView, writes: Sequence[Write], cached: Sequence[IdentifierSet]) -> Sequence[IdentifierSet]:
+        """Return the sets that planned writes may affect: a link affects those under its root, a rewrite affects all."""
+        return cached if any(write.expected is not None for write in writes) else self._with_linked_root(view, cached)
 
-    def _write(self, view: GraphView, met: Met, writes: Sequence[Write], won: dict[str, Write]) -> bool:
-        """Whether all of these were won. What others have written instead is read, with all that it leads to."""
+    def _write(self, view: GraphView, reads: SlotReads, writes: Sequence[Write], own_writes: dict[str, Write]) -> bool:
+        """Write slots and return whether all writes were applied; slots that other workers wrote instead are read anew."""
         if not writes:
             return True
-        lost = []
-        for write, mine in zip(writes, self.store.write(writes), strict=True):
-            if mine:
-                won[write.node] = write
-                view.slots[write.node] = met[write.node] = write.slot
+        lost_nodes = []
+        for write, applied in zip(writes, self.store.write(writes), strict=True):
+            if applied:
+                own_writes[write.node] = write
+                view.slots[write.node] = reads[write.node] = write.slot
             else:
-                lost.append(write.node)
-        for node in lost:
+                lost_nodes.append(write.node)
+        for node in lost_nodes:
             view.slots.pop(node, None)
-            self._kept.pop(node, None)
-        if lost:
-            self._read(view, met, lost)
-        return not lost
+            self._cache.pop(node, None)
+        if lost_nodes:
+            self._read(view, reads, lost_nodes)
+        return not lost_nodes
 
     # -- memory
 
-    def keep(self, view: GraphView) -> None:
-        """Remember slots that are in the log. One that was forgotten meanwhile is none that was rewritten: broadcasts tell."""
-        kept = self._kept
+    def remember(self, view: GraphView) -> None:
+        """Cache slots that are in the log. Rewrites of slots that left the cache meanwhile arrive by broadcast."""
+        cached = self._cache
         for node, slot in view.slots.items():
-            if slot is not None and slot.logged and (known := kept.get(node)) is not slot:
-                self._replace(node, known, slot)
+            if slot is not None and slot.logged and (current := cached.get(node)) is not slot:
+                self._replace(node, current, slot)
 
-    def keep_slot(self, node: str, slot: Slot) -> None:
-        """Take in what any worker has committed."""
+    def apply_committed(self, node: str, slot: Slot) -> None:
+        """Apply a slot that any worker has committed."""
         if slot.epoch:
-            self._age += 1  # a first slot is no rewrite: who hangs on a node without one reads it each time
-        self._replace(node, self._kept.get(node), slot)
+            self._generation += 1  # a first slot is no rewrite: sets whose root has no slot read the root with every batch
+        self._replace(node, self._cache.get(node), slot)
 
-    def drop(self, node: str) -> None:
-        """It was not seen for long, and what it pointed to is forgotten."""
-        known = self._kept.get(node)
-        if known is None or not known.epoch:
-            self._kept.pop(node, None)
-            self._age += 1  # also where it was no longer remembered: a stamp may hang on it still
+    def forget(self, node: str) -> None:
+        """Remove an expired node from the cache."""
+        current = self._cache.get(node)
+        if current is None or not current.epoch:
+            self._cache.pop(node, None)
+            self._generation += 1  # even where the node is not cached: cached columns may depend on it
 
-    def _replace(self, node: str, known: Slot | None, slot: Slot) -> None:
-        """Remember a slot, unless a newer one is remembered."""
+    def _replace(self, node: str, current: Slot | None, slot: Slot) -> None:
+        """Cache a slot unless a newer one is cached."""
         if slot.state == ERASED:
             self.erased[node] = slot
-        if known is None:
-            if len(self._kept) >= KEPT_SLOTS:
-                self._kept.popitem(last=False)
-        elif known.epoch > slot.epoch:
+        if current is None:
+            if len(self._cache) >= MAX_CACHED_SLOTS:
+                self._cache.popitem(last=False)
+        elif current.epoch > slot.epoch:
             return
-        elif known != slot:
-            self._age += 1
-        self._kept[node] = slot
+        elif current != slot:
+            self._generation += 1
+        self._cache[node] = slot

@@ -1,4 +1,4 @@
-"""Whether the graph can be used; while it cannot, a thread tries to mend it, and events pass unresolved."""
+"""Decides whether the graph can be used; rebuilds it in a thread while events pass unresolved."""
 
 import threading
 import time
@@ -11,81 +11,81 @@ from infra.telemetry.metrics import Metrics
 
 BACK_OFF_S = (0.2, 5.0)
 PATIENCE_S = 30.0
-"""How long a worker that starts waits for the graph before it lets events pass unresolved."""
+"""Seconds that a starting worker waits for the graph before it passes events unresolved."""
 
 
 class GraphGuard(Protocol):
-    """What the stage asks."""
+    """What the stage asks before it uses the graph."""
 
-    def usable(self) -> bool:
-        """Whether the graph may be asked."""
+    def is_usable(self) -> bool:
+        """Return whether the graph can be used."""
         ...
 
-    def lost(self, error: Exception) -> None:
-        """It could not be."""
+    def report_loss(self, error: Exception) -> None:
+        """Report that a call to the graph failed."""
         ...
 
 
 class NoGuard:
-    """For a graph that nothing stands guard over: a failure is the caller's, who comes again."""
+    """Always usable; failures are raised to the caller, who retries."""
 
-    def usable(self) -> bool:
-        """Always."""
+    def is_usable(self) -> bool:
+        """Return True."""
         return True
 
-    def lost(self, error: Exception) -> None:
-        """Pass it on."""
+    def report_loss(self, error: Exception) -> None:
+        """Raise the error."""
         raise error
 
 
 class RebuildGuard:
-    """Mends the graph whenever it is lost: `mend` returns once it is whole, and raises Retryable while that is impossible."""
+    """Rebuilds the graph whenever it was lost; `rebuild` returns once it is complete, and raises Retryable until then."""
 
-    def __init__(self, mend: Callable[[], None], metrics: Metrics, patience_s: float = PATIENCE_S) -> None:
-        self._mend = mend
+    def __init__(self, rebuild: Callable[[], None], metrics: Metrics, patience_s: float = PATIENCE_S) -> None:
+        self._rebuild = rebuild
         self._metrics = metrics
         self._patience_s = patience_s
         self._whole = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def usable(self) -> bool:
-        """See `GraphGuard`. The first call waits a while for the graph: what is only starting is not away."""
+    def is_usable(self) -> bool:
+        """See `GraphGuard`. The first call waits up to `patience_s` for a graph that is starting."""
         if self._thread is None:
             self._begin()
             if not self._whole.wait(self._patience_s):
-                self._say("it does not answer, or its log is long")
+                self._report_degraded("it does not answer, or its log is long")
         return self._whole.is_set()
 
-    def lost(self, error: Exception) -> None:
+    def report_loss(self, error: Exception) -> None:
         """See `GraphGuard`."""
         if self._whole.is_set():
             self._whole.clear()
-            self._say(str(error))
+            self._report_degraded(str(error))
             self._begin()
 
     def _begin(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="mender", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="identity-rebuild", daemon=True)
         self._thread.start()
 
-    def _say(self, why: str) -> None:
+    def _report_degraded(self, reason: str) -> None:
         self._metrics.set("headwater_identity_degraded", 1)
-        get_logger().warning("events pass unresolved until the identity graph is back", error=why)
+        get_logger().warning("events pass unresolved until the identity graph is back", error=reason)
 
     def _run(self) -> None:
-        began, (pause, most), told = time.monotonic(), BACK_OFF_S, ""
+        began, (pause, most), logged = time.monotonic(), BACK_OFF_S, ""
         while True:
             try:
-                self._mend()
+                self._rebuild()
                 break
             except Retryable as error:
-                if str(error) != told:
-                    told = str(error)
-                    get_logger().warning("the identity graph cannot be mended yet", error=told)
+                if str(error) != logged:
+                    logged = str(error)
+                    get_logger().warning("the identity graph cannot be mended yet", error=logged)
                 time.sleep(pause)
                 pause = min(most, pause * 2)
             except ConfigError:
-                break  # the stage meets it too, and ends the worker as any wrong setting does
-            except BaseException as error:  # nothing may die here unseen; the graph stays away, and says so
+                break  # the stage raises it too and stops the worker, as with any wrong setting
+            except BaseException as error:  # the thread must not die silently; the graph stays unavailable
                 get_logger().error("the identity graph cannot be mended", exc_info=error)
                 time.sleep(most)
         get_logger().info("the identity graph is whole", seconds=round(time.monotonic() - began, 1))

@@ -1,55 +1,56 @@
-"""Nodes that come together in events, and what such events are stamped with as long as nothing that it hangs on has changed."""
+"""Nodes that occur together in events, and the resolved columns of such events, cached until a slot they depend on changes."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from streams.identity.graph.union_find import USER, Nodes, Slot
+from streams.identity.graph.limits import USER
+from streams.identity.graph.union_find import Nodes, Slot
 
-ANONYMOUS, STAMPED, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", "unresolved"
+ANONYMOUS, RESOLVED_IDS, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", "unresolved"
 """Values of `identity_state`."""
 NEVER, ALWAYS = -1, 1 << 62
 
 
 class ResolvedColumns(NamedTuple):
-    """What events of a combination leave with."""
+    """What resolved events of an identifier set are written with."""
 
     key: bytes
-    """Of their records; empty: their own ids."""
+    """Key of their records; empty: each event's own id."""
     columns: bytes
-    """What stands before their bytes."""
+    """Encoded columns that precede the bytes of the event."""
     state: str
     live: Nodes
-    """Those of the nodes that link and attribute."""
+    """Nodes of the set that link and attribute."""
 
 
 class IdentifierSet:
-    """Compared by identity: there is one for each spelling that is remembered."""
+    """Compared by identity: one instance for each encoded form that is cached."""
 
-    __slots__ = ("_columns", "age", "nodes", "root", "said", "stamp")
+    __slots__ = ("_encode", "evidence_since", "generation", "nodes", "resolved", "root")
 
     def __init__(self, nodes: Nodes, columns: Callable[..., bytes]) -> None:
         self.nodes = nodes
         """Strongest first; empty where nothing may be linked."""
-        self._columns = columns
-        self.stamp: ResolvedColumns | None = None if nodes else self.stamped("", ANONYMOUS, ())
-        """None: to be looked at closer."""
+        self._encode = columns
+        self.resolved: ResolvedColumns | None = None if nodes else self.build_columns("", ANONYMOUS, ())
+        """None: must be read from the graph."""
         self.root = ""
-        """The stamp holds as long as this node has no slot; empty where its root has one."""
-        self.age = 0
-        """The stamp holds as long as no slot is rewritten: `Graph.age`."""
-        self.said = NEVER if len(nodes) > 1 else ALWAYS
-        """Since when (see `Evidence`) the log says that its nodes belong together. A single one needs no evidence."""
+        """`resolved` is valid as long as this node has no slot; empty where the root has a slot."""
+        self.generation = 0
+        """`resolved` is valid only in this generation of the `Graph`."""
+        self.evidence_since = NEVER if len(nodes) > 1 else ALWAYS
+        """Generation of `LinkEvidence` in which these nodes were last logged as linked. One node needs no evidence."""
 
-    def stamped(self, profile: str, state: str, live: Nodes) -> ResolvedColumns:
-        """With this profile."""
-        columns = self._columns(profile, self.nodes[0] if self.nodes else "", state)
+    def build_columns(self, profile: str, state: str, live: Nodes) -> ResolvedColumns:
+        """Encode the columns for this profile."""
+        columns = self._encode(profile, self.nodes[0] if self.nodes else "", state)
         return ResolvedColumns(profile.encode(), columns, state, live)
 
-    def settle(self, slots: Mapping[str, Slot | None], age: int) -> bool:
-        """Remember the stamp if all that it hangs on is in the log: one root, and every slot on the ways to it, none marked.
+    def cache_columns(self, slots: Mapping[str, Slot | None], generation: int) -> bool:
+        """Cache the columns and return True if every slot they depend on is logged and unmarked and leads to one root.
 
-        Then nothing is to be linked, and only two things can change that: a first slot of a root that has none, or a slot
-        that is rewritten.
+        Then there is nothing to link, and only two events invalidate the cache: the root, which has no slot, gets one; or a
+        slot is rewritten.
         """
         home = label = ""
         for node in self.nodes:
@@ -67,5 +68,9 @@ class IdentifierSet:
             home = at
         if home[0] == USER and not label:
             return False
-        self.stamp, self.root, self.age = self.stamped(label or home, STAMPED, self.nodes), "" if label else home, age
+        self.resolved, self.root, self.generation = (
+            self.build_columns(label or home, RESOLVED_IDS, self.nodes),
+            "" if label else home,
+            generation,
+        )
         return True

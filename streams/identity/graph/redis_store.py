@@ -1,197 +1,70 @@
-"""What identity remembers, in Redis or in a Redis Cluster: keys, round trips, and what an error of it means."""
+"""The graph's store in Redis or in a Redis Cluster: its keys, and what is written to them."""
 
 from binascii import crc32
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from itertools import islice
+from typing import NamedTuple
 
-import hiredis
 import redis
-from redis.crc import key_slot
-from redis.exceptions import RedisClusterException
 
-from infra.errors import ConfigError, Retryable
+from infra.errors import Retryable
 from streams.identity.graph import scripts
-from streams.identity.graph.store import Held, StoreUnavailable
-from streams.identity.graph.union_find import LIMITS, Pair, Slot, Write, is_root
-from streams.identity.refusals.refusals import NONE, Refusals, confirmed, from_text, merged, to_text
+from streams.identity.graph.limits import LIMITS, Pair
+from streams.identity.graph.redis_shards import (
+    BRACED_TAGS,
+    CHUNK,
+    SCRIPT_CHUNK,
+    TAG_OF_PREFIX,
+    TAGS,
+    Command,
+    RedisShards,
+    tag_of,
+)
+from streams.identity.graph.store import ClaimHolders
+from streams.identity.graph.union_find import Slot, Write, is_root
+from streams.identity.refusals.refusals import NONE, Refusals, confirm_signalled, from_text, merge_refusals, to_text
 
 DAY_S = 86_400
-"""How long a duplicate is recognised at least, seconds; twice as long at most."""
+"""Seconds within which a duplicate is recognised at least; at most twice as long."""
 NOTE_S = 30 * 86_400
-"""How long a split can be completed, seconds."""
+"""Seconds within which a split can be completed."""
 REFUSAL_S = 395 * DAY_S
-"""How long a node's refusals are kept after the last one that was new, seconds: as long as the consent policy remembers choices
-(`memory.max_age_days`, as delivered)."""
+"""Seconds that a node's refusals are kept after the last new one: as the consent policy's default `memory.max_age_days`."""
 REVISIONS = 50
-"""How often refusals are merged anew because another worker was faster, before the batch waits a little."""
-TAGS = 64
-"""Redis Cluster hash tags: as many groups of keys that can be read by one MGET each."""
-_TAG = {f"{n:02x}": n % TAGS for n in range(256)}
-_BRACED = [f"{{{tag:02x}}}" for tag in range(TAGS)]
-_KEYS = {two: f"n:{_BRACED[tag]}:" for two, tag in _TAG.items()}
-"""What keys of slots begin with, by a node's first two letters behind its tier."""
-_REFUSAL_KEYS = {two: f"f:{_BRACED[tag]}:" for two, tag in _TAG.items()}
-"""The same of keys of refusals."""
-CHUNK = 5_000
-"""Keys of one MGET: Redis answers nobody else meanwhile."""
+"""Attempts to merge refusals while other workers write the same nodes; then the batch is retried later."""
+_KEYS = {two: f"n:{BRACED_TAGS[tag]}:" for two, tag in TAG_OF_PREFIX.items()}
+"""Key prefix of slots, by the first two characters after a node's tier."""
+_REFUSAL_KEYS = {two: f"f:{BRACED_TAGS[tag]}:" for two, tag in TAG_OF_PREFIX.items()}
+"""Key prefix of refusals, likewise."""
 FIRST_SLOT = 37
-"""Bytes of a slot that was never rewritten: its letter, its parent's 33, its epoch of 0, and what divides them."""
-SCRIPT_CHUNK = 1_000
-"""Keys, or claims, of one script; Lua bounds what it takes apart at once."""
-Command = tuple[int, tuple[Any, ...]]
-"""The hash tag whose shard it is for, and its words."""
-AWAY = (redis.RedisError, RedisClusterException)
-"""What a Redis that is away, or a cluster that is not whole, raises; the second is no kind of the first."""
+"""Bytes of a slot that was never rewritten: letter, 33 characters of the parent, epoch 0, separators."""
 
 
 class RedisGraphStore:
     """The graph in Redis, or in a Redis Cluster.
 
-    `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch, and what the node is marked as; `c:{tag}:<node>` = set
-    of nodes whose slot may point at it; `w:{tag}:<node>:<rule>` = sorted set of what it was linked with lately, by day, under a
-    limit; `s:{tag}:<node>` = what its split has to write; `f:{tag}:<node>` = its refusals; `r:{tag}` = set of nodes that were
-    rewritten and not confirmed since; `e:{tag}:<topic id>:<day>` = hash of event -> place. Every shard is spoken to by a client
-    of its own: what a batch needs of it is one round trip.
+    `n:{tag}:<node>` = slot: letter (P pending, D logged), parent, epoch, state; `c:{tag}:<node>` = set of nodes whose slot may
+    point at it; `w:{tag}:<node>:<rule>` = sorted set of its recent members by day, under a limit; `s:{tag}:<node>` = journal of
+    its split; `f:{tag}:<node>` = its refusals; `r:{tag}` = set of rewritten nodes that are not confirmed; `e:{tag}:<topic
+    id>:<day>` = hash of event -> position. Each shard has its own client: what a batch needs from it takes one round trip.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
-        self._connect = connect
-        self._client: redis.Redis | redis.RedisCluster | None = None
-        self._shards: list[Any] = []
-        """The client of each tag."""
-
-    # -- shards
-
-    def _open(self) -> None:
-        """Find the shards. ConfigError where one may forget slots on its own."""
-        client = self._client = self._connect()
-        if isinstance(client, redis.RedisCluster):
-            nodes = [client.nodes_manager.get_node_from_slot(key_slot(f"{{{tag:02x}}}".encode())) for tag in range(TAGS)]
-            shards = [client.get_redis_connection(node) for node in nodes]
-        else:
-            shards = [client] * TAGS
-        for shard in {id(shard): shard for shard in shards}.values():
-            policy = shard.info("memory").get("maxmemory_policy", "noeviction")
-            if policy != "noeviction":
-                raise ConfigError(
-                    f"Redis has maxmemory-policy {policy}: it would forget links of the identity graph in silence. Set "
-                    "`maxmemory-policy noeviction` there, or give it a Redis of its own (HEADWATER_IDENTITY_REDIS)"
-                )
-            for text in scripts.ALL:
-                shard.script_load(text)
-        self._shards = shards
-
-    def _connected(self) -> None:
-        """Find the shards unless they are known. Retryable; ConfigError."""
-        if not self._shards:
-            try:
-                self._open()
-            except AWAY as error:
-                raise self._away(error) from error
-
-    def _away(self, error: Exception) -> StoreUnavailable:
-        """What an error means. The next call opens anew: shards may have moved, and a new Redis has no scripts."""
-        self.close()
-        return StoreUnavailable(f"the identity graph's Redis: {type(error).__name__}")
+        self._shards = RedisShards(connect)
 
     def close(self) -> None:
-        """Let go of the connections."""
-        if self._client is not None:
-            self._client.close()
-        self._client, self._shards = None, []
-
-    def _send(self, commands: Sequence[Command]) -> Callable[[], list[Any]]:
-        """Send commands, all of them before any answer is read; what waits for the answers, in their order. Retryable, both."""
-        sent: list[tuple[Any, Any, list[int]]] = []
-
-        def away(error: Exception) -> StoreUnavailable:
-            for pool, connection, _ in sent:
-                connection.disconnect()  # or somebody would read answers that are not his
-                pool.release(connection)
-            return self._away(error)
-
-        def answers() -> list[Any]:
-            found: list[Any] = [None] * len(commands)
-            try:
-                while sent:
-                    pool, connection, places = sent[0]
-                    for at in places:
-                        found[at] = connection.read_response()
-                    pool.release(connection)
-                    del sent[0]
-            except AWAY as error:
-                raise away(error) from error
-            return found
-
-        self._connected()
-        by_shard: dict[int, list[int]] = {}
-        for at, (tag, _) in enumerate(commands):
-            by_shard.setdefault(id(self._shards[tag]), []).append(at)
-        try:
-            for places in by_shard.values():
-                pool = self._shards[commands[places[0]][0]].connection_pool
-                connection = pool.get_connection()
-                sent.append((pool, connection, places))
-                # Packed here: the client would look at each word's type before, which takes as long again.
-                packed = [hiredis.pack_command(commands[at][1]) for at in places]
-                connection.send_packed_command([b"".join(packed)])
-        except AWAY as error:
-            raise away(error) from error
-        return answers
-
-    def _run(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers to commands, one round trip a shard. Retryable."""
-        return self._send(commands)()
-
-    def _each(self, script: str, kind: str, names: Sequence[str], *columns: Sequence[Any]) -> list[int]:
-        """A script's answers for each name's key of a kind, with its arguments (one of each column), in their order; a call
-        for each tag. Retryable."""
-        by_tag: list[list[int]] = [[] for _ in range(TAGS)]
-        for at, name in enumerate(names):
-            by_tag[_TAG[name[1:3]]].append(at)
-        parts: list[list[int]] = []
-        commands: list[Command] = []
-        for tag, all_places in enumerate(by_tag):
-            prefix = f"{kind}:{_BRACED[tag]}:"
-            for start in range(0, len(all_places), SCRIPT_CHUNK):
-                places = all_places[start : start + SCRIPT_CHUNK]
-                keys = [prefix + names[at] for at in places]
-                arguments = [column[at] for at in places for column in columns]
-                parts.append(places)
-                commands.append((tag, ("EVALSHA", scripts.DIGESTS[script], len(keys), *keys, *arguments)))
-        answers = [0] * len(names)
-        for places, said in zip(parts, self._run(commands), strict=True):
-            for at, answer in zip(places, said, strict=True):
-                answers[at] = answer
-        return answers
-
-    def _mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:
-        """Values of (tag, key) pairs, in few round trips. Retryable."""
-        self._connected()
-        # Where all tags are on one shard they need not be told apart.
-        groups: dict[int, list[int]] = {}
-        if isinstance(self._client, redis.RedisCluster):
-            for at, (tag, _) in enumerate(keys):
-                groups.setdefault(tag, []).append(at)
-        else:
-            groups[0] = list(range(len(keys)))
-        parts = [
-            (tag, places[start : start + CHUNK]) for tag, places in groups.items() for start in range(0, len(places), CHUNK)
-        ]
-        told = self._run([(tag, ("MGET", *(keys[at][1] for at in places))) for tag, places in parts])
-        values: list[bytes | None] = [None] * len(keys)
-        for (_, places), some in zip(parts, told, strict=True):
-            for at, value in zip(places, some, strict=True):
-                values[at] = value
-        return values
+        """Close the connections."""
+        self._shards.close()
 
     # -- the graph
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
-        """See `GraphStore`. ConfigError where this Redis may forget slots on its own."""
-        return list(map(_slot, self._mget([(_TAG[node[1:3]], _KEYS[node[1:3]] + node) for node in nodes])))
+        """See `GraphStore`. ConfigError where this Redis may evict slots."""
+        return list(
+            map(_decode_slot, self._shards.mget([(TAG_OF_PREFIX[node[1:3]], _KEYS[node[1:3]] + node) for node in nodes]))
+        )
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> Held:
+    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> ClaimHolders:
         """See `GraphStore`."""
         by_tag: list[list[bytes]] = [[] for _ in range(TAGS)]
         for event, place in claims.items():
@@ -199,60 +72,62 @@ class RedisGraphStore:
             of_tag.append(event)
             of_tag.append(place)
         day = int(now // DAY_S)
-        asked, commands = list[list[bytes]](), list[Command]()
+        chunks, commands = list[list[bytes]](), list[Command]()
         for tag, of_tag in enumerate(by_tag):
-            prefix = f"e:{_BRACED[tag]}:{topic_id}:"
+            prefix = f"e:{BRACED_TAGS[tag]}:{topic_id}:"
             keys = [f"{prefix}{n}" for n in (day, day - 1, day + 1, day - 2)]
             for start in range(0, len(of_tag), 2 * SCRIPT_CHUNK):
                 pairs = of_tag[start : start + 2 * SCRIPT_CHUNK]
-                asked.append(pairs)
+                chunks.append(pairs)
                 commands.append((tag, ("EVALSHA", scripts.DIGESTS[scripts.CLAIM], len(keys), *keys, *pairs)))
-        answers = self._send(commands)
+        answers = self._shards.send(commands)
 
-        def held() -> dict[bytes, bytes]:
-            found: dict[bytes, bytes] = {}
-            for pairs, lost in zip(asked, answers(), strict=True):
-                found.update((pairs[2 * number - 2], place) for number, place in zip(lost[::2], lost[1::2], strict=True))
-            return found
+        def claim_holders() -> dict[bytes, bytes]:
+            holders: dict[bytes, bytes] = {}
+            for pairs, lost in zip(chunks, answers(), strict=True):
+                holders.update((pairs[2 * number - 2], place) for number, place in zip(lost[::2], lost[1::2], strict=True))
+            return holders
 
-        return held
+        return claim_holders
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
-        # Children first: what ends in between leaves one too many there, and never one too few.
-        self._adopt((node, slot) for node, held, slot, *_ in writes if held is None or held.parent != slot.parent)
-        held = ["" if write.held is None else _text(write.held)[1:] for write in writes]
-        texts = [_text(write.slot) for write in writes]
-        written = self._each(scripts.WRITE, "n", [write.node for write in writes], held, texts)
+        # Children first: a crash in between leaves a child too many, never one too few.
+        self._adopt((node, slot) for node, expected, slot, *_ in writes if expected is None or expected.parent != slot.parent)
+        expected = ["" if write.expected is None else _encode_slot(write.expected)[1:] for write in writes]
+        texts = [_encode_slot(write.slot) for write in writes]
+        written = self._shards.run_script(scripts.WRITE, "n", [write.node for write in writes], expected, texts)
         return [won == 1 for won in written]
 
     def _adopt(self, slots: Iterable[tuple[str, Slot]]) -> None:
-        """Let the parent of each slot that has one know its child. Retryable."""
+        """Add each slot's node to the children of its parent. Retryable."""
         new = [(slot.parent, node) for node, slot in slots if not is_root(node, slot)]
-        self._each(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
+        self._shards.run_script(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
 
     def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
-        """See `GraphStore`. A member is remembered by a part of its name."""
+        """See `GraphStore`. A member is stored by a part of its name."""
         names = [f"{holder}:{limit.rule}" for holder, _, limit in pairs]
         members = [member[1:13] for _, member, _ in pairs]
         most, days = [limit.most for *_, limit in pairs], [limit.days for *_, limit in pairs]
-        answers = self._each(scripts.ADMIT, "w", names, members, most, [day] * len(pairs), days)
+        answers = self._shards.run_script(scripts.ADMIT, "w", names, members, most, [day] * len(pairs), days)
         return [answer == 1 for answer in answers]
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """See `GraphStore`."""
         pairs = list(slots)
-        self._each(scripts.CONFIRM, "n", [node for node, _ in pairs], [_text(slot)[1:] for _, slot in pairs])
+        self._shards.run_script(
+            scripts.CONFIRM, "n", [node for node, _ in pairs], [_encode_slot(slot)[1:] for _, slot in pairs]
+        )
 
-    def rewritten(self) -> list[str]:
+    def unlogged_rewrites(self) -> list[str]:
         """See `GraphStore`."""
-        found = self._run([(tag, ("SMEMBERS", f"r:{braced}")) for tag, braced in enumerate(_BRACED)])
-        return sorted(node.decode() for some in found for node in some)
+        members = self._shards.run([(tag, ("SMEMBERS", f"r:{braced}")) for tag, braced in enumerate(BRACED_TAGS)])
+        return sorted(node.decode() for shard_nodes in members for node in shard_nodes)
 
     def children(self, nodes: Sequence[str]) -> list[set[str]]:
         """See `GraphStore`."""
-        found = self._run([(tag_of(node), ("SMEMBERS", _key("c", node))) for node in nodes])
-        return [{child.decode() for child in some} for some in found]
+        members = self._shards.run([(tag_of(node), ("SMEMBERS", _key("c", node))) for node in nodes])
+        return [{child.decode() for child in children} for children in members]
 
     # -- refusals
 
@@ -260,163 +135,162 @@ class RedisGraphStore:
         """See `GraphStore`."""
         return [from_text(text) if text else NONE for text in self._refusal_texts(nodes)]
 
-    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+    def add_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
-        self._revise(refusals, merged)
+        self._revise(refusals, merge_refusals)
 
     def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
-        self._revise(refusals, confirmed)
+        self._revise(refusals, confirm_signalled)
 
     def _refusal_texts(self, nodes: Sequence[str]) -> list[bytes | None]:
-        # Texts and not hashes: most nodes have none, and one MGET says so of all nodes of a batch.
-        return self._mget([(_TAG[node[1:3]], _REFUSAL_KEYS[node[1:3]] + node) for node in nodes])
+        # Texts, not hashes: one MGET reads all nodes of a batch, most of which have none.
+        return self._shards.mget([(TAG_OF_PREFIX[node[1:3]], _REFUSAL_KEYS[node[1:3]] + node) for node in nodes])
 
     def _revise(self, refusals: Mapping[str, Refusals], revise: Callable[[Refusals, Refusals], Refusals]) -> None:
-        """Replace what each node remembers by what `revise` makes of it and of the new ones. Retryable."""
+        """Replace what each node remembers by `revise(current, new)`. Retryable."""
         waiting = list(refusals)
         for _ in range(REVISIONS):
             if not waiting:
                 return
             replaced: dict[str, tuple[bytes, str]] = {}
             for node, text in zip(waiting, self._refusal_texts(waiting), strict=True):
-                held = from_text(text)
-                revised = revise(held, refusals[node])
-                if revised is not held:
+                current = from_text(text)
+                revised = revise(current, refusals[node])
+                if revised is not current:
                     replaced[node] = text or b"", to_text(revised)
             before, after = [text for text, _ in replaced.values()], [text for _, text in replaced.values()]
-            answers = self._each(scripts.REPLACE, "f", list(replaced), before, after, [REFUSAL_S] * len(replaced))
+            answers = self._shards.run_script(scripts.REPLACE, "f", list(replaced), before, after, [REFUSAL_S] * len(replaced))
             waiting = [node for node, answer in zip(replaced, answers, strict=True) if not answer]
         raise Retryable("other workers change the refusals of the same nodes all the time")
 
     # -- notes
 
-    def note(self, node: str, text: str) -> None:
-        """Keep a text for a node for a month, in place of an earlier one. Retryable."""
-        self._run([(tag_of(node), ("SET", _key("s", node), text, "EX", NOTE_S))])
+    def save_note(self, node: str, text: str) -> None:
+        """Save a text for a node for a month, replacing an earlier one. Retryable."""
+        self._shards.run([(tag_of(node), ("SET", _key("s", node), text, "EX", NOTE_S))])
 
-    def noted(self, node: str) -> str | None:
-        """What is kept for it. Retryable."""
-        (text,) = self._mget([(tag_of(node), _key("s", node))])
+    def load_note(self, node: str) -> str | None:
+        """Return the text saved for a node, or None. Retryable."""
+        (text,) = self._shards.mget([(tag_of(node), _key("s", node))])
         return None if text is None else text.decode()
 
     def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
         commands = [(tag_of(node), ("DEL", *_sets(node))) for node in nodes]
         commands += [(tag_of(node), ("DEL", _key("f", node))) for node in nodes]
-        commands += [(tag_of(at), (f"{kind}REM", key, *some)) for at, kind, key, some in _memberships(nodes, holders)]
-        commands += [(tag_of(at), ("DEL", _key("s", at))) for at in self._noted(nodes, holders)]
-        return sum(self._run(commands))
+        commands += [
+            (tag_of(entry.holder), (entry.removal, entry.key, *entry.members)) for entry in _memberships(nodes, holders)
+        ]
+        commands += [(tag_of(node), ("DEL", _key("s", node))) for node in self._nodes_with_notes(nodes, holders)]
+        return sum(self._shards.run(commands))
 
-    def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+    def count_memberships(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
-        found: int = sum(self._run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
-        found += sum(self._run([(tag_of(node), ("EXISTS", _key("f", node))) for node in nodes]))
-        members = list(_memberships(nodes, holders))
-        asked = [(tag_of(at), ("SMISMEMBER" if kind == "S" else "ZMSCORE", key, *some)) for at, kind, key, some in members]
-        found += sum(held not in (0, None) for answers in self._run(asked) for held in answers)
-        return found + len(self._noted(nodes, holders))
+        count: int = sum(self._shards.run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
+        count += sum(self._shards.run([(tag_of(node), ("EXISTS", _key("f", node))) for node in nodes]))
+        entries = _memberships(nodes, holders)
+        commands = [(tag_of(entry.holder), (entry.lookup, entry.key, *entry.members)) for entry in entries]
+        count += sum(answer not in (0, None) for answers in self._shards.run(commands) for answer in answers)
+        return count + len(self._nodes_with_notes(nodes, holders))
 
-    def _noted(self, nodes: Sequence[str], holders: Sequence[str]) -> list[str]:
-        """Nodes for which a text is kept that is theirs or names them."""
-        asked = sorted({*nodes, *holders})
-        texts = self._mget([(tag_of(at), _key("s", at)) for at in asked])
-        names = [node.encode() for node in nodes]
+    def _nodes_with_notes(self, nodes: Sequence[str], holders: Sequence[str]) -> list[str]:
+        """Return nodes whose note belongs to `nodes` or names one of them."""
+        candidates = sorted({*nodes, *holders})
+        texts = self._shards.mget([(tag_of(node), _key("s", node)) for node in candidates])
+        names = [named_node.encode() for named_node in nodes]
         return [
-            at
-            for at, text in zip(asked, texts, strict=True)
-            if text is not None and (at in nodes or any(name in text for name in names))
+            node
+            for node, text in zip(candidates, texts, strict=True)
+            if text is not None and (node in nodes or any(name in text for name in names))
         ]
 
     # -- the whole of it
 
     def restore(self, slots: Sequence[tuple[str, Slot]]) -> int:
-        """Write slots as the log has them where they are missing or older; how many were. Cut short, it is to be done again.
-        Retryable."""
+        """Write slots of the log where they are missing or older; return how many were written. Idempotent. Retryable."""
         newest: dict[str, Slot] = {}
         for node, slot in slots:
             if node not in newest or slot.epoch >= newest[node].epoch:
                 newest[node] = slot
         nodes = list(newest)
         before = self.read(nodes)
-        texts = [_text(slot._replace(logged=True)) for slot in newest.values()]
-        answers = self._each(scripts.RESTORE, "n", nodes, texts, [slot.epoch for slot in newest.values()])
-        # Not of what is older than what is there: the log has that for long, also of who was erased since.
+        texts = [_encode_slot(slot._replace(logged=True)) for slot in newest.values()]
+        answers = self._shards.run_script(scripts.RESTORE, "n", nodes, texts, [slot.epoch for slot in newest.values()])
+        # Only for slots that were written: the log keeps older records for long, also of nodes erased since.
         self._adopt((node, newest[node]) for node, answer in zip(nodes, answers, strict=True) if answer)
-        gone = [
-            (held.parent, node)
-            for node, held, answer in zip(nodes, before, answers, strict=True)
-            if answer == 1 and held is not None and held.parent not in (node, newest[node].parent)
+        stale_links = [
+            (current.parent, node)
+            for node, current, answer in zip(nodes, before, answers, strict=True)
+            if answer == 1 and current is not None and current.parent not in (node, newest[node].parent)
         ]
-        self._run([(tag_of(parent), ("SREM", _key("c", parent), node)) for parent, node in gone])
+        self._shards.run([(tag_of(parent), ("SREM", _key("c", parent), node)) for parent, node in stale_links])
         return answers.count(1)
 
     def expire(self, slots: Sequence[tuple[str, Slot | None]]) -> list[bool]:
-        """Forget slots that are still these, or, for None, that were never rewritten; whether each is gone. Retryable."""
+        """Delete slots that still have these values, or, for None, that were never rewritten; return whether each is gone.
+        Retryable."""
         nodes = [node for node, _ in slots]
-        held = [said or found for (_, said), found in zip(slots, self.read(nodes), strict=True)]
-        above = [(node, slot) for node, slot in zip(nodes, held, strict=True) if slot is not None]
-        # Out of their parents' sets first: whoever links them anew enters them again, once the slot is gone.
-        self._run([(tag_of(slot.parent), ("SREM", _key("c", slot.parent), node)) for node, slot in above])
-        texts = ["" if slot is None else _text(slot)[1:] for _, slot in slots]
-        gone = [answer == 1 for answer in self._each(scripts.EXPIRE, "n", nodes, texts)]
-        still = {node for node, went in zip(nodes, gone, strict=True) if not went}
+        slots_before = [expected or current for (_, expected), current in zip(slots, self.read(nodes), strict=True)]
+        above = [(node, slot) for node, slot in zip(nodes, slots_before, strict=True) if slot is not None]
+        # Leave the parents' sets first: a worker that links them again re-adds them once the slot is gone.
+        self._shards.run([(tag_of(slot.parent), ("SREM", _key("c", slot.parent), node)) for node, slot in above])
+        texts = ["" if slot is None else _encode_slot(slot)[1:] for _, slot in slots]
+        expired = [answer == 1 for answer in self._shards.run_script(scripts.EXPIRE, "n", nodes, texts)]
+        still = {node for node, went in zip(nodes, expired, strict=True) if not went}
         self._adopt([pair for pair in above if pair[0] in still])
-        return gone
+        return expired
 
-    def uncount(self, nodes: Sequence[str]) -> None:
-        """Forget what was counted of nodes for their limits, and what is noted for them. Retryable."""
-        self._run([(tag_of(node), ("DEL", *_sets(node)[1:], _key("s", node))) for node in nodes])
+    def reset_limits(self, nodes: Sequence[str]) -> None:
+        """Delete the members counted for limits of nodes, and their notes. Retryable."""
+        self._shards.run([(tag_of(node), ("DEL", *_sets(node)[1:], _key("s", node))) for node in nodes])
 
-    def scan(self) -> Iterator[list[str]]:
-        """The nodes of all slots, some at a time; one that is written meanwhile may be missing or there twice. Retryable."""
-        nodes: list[str] = []
-        self._connected()
-        try:
-            for shard in {id(shard): shard for shard in self._shards}.values():
-                for key in shard.scan_iter(match="n:*", count=1_000):
-                    nodes.append(key.decode().rpartition(":")[2])
-                    if len(nodes) == CHUNK:
-                        yield nodes
-                        nodes = []
-        except AWAY as error:
-            raise self._away(error) from error
-        if nodes:
-            yield nodes
-
-
-def tag_of(node: str) -> int:
-    """The hash tag of a node's keys."""
-    return _TAG[node[1:3]]
+    def scan_nodes(self) -> Iterator[list[str]]:
+        """Yield the nodes of all slots in chunks; slots written meanwhile may be missing or occur twice. Retryable."""
+        nodes = (key.rpartition(":")[2] for key in self._shards.scan("n:*"))
+        while chunk := list(islice(nodes, CHUNK)):
+            yield chunk
 
 
 def _key(kind: str, node: str) -> str:
-    return f"{kind}:{_BRACED[_TAG[node[1:3]]]}:{node}"
+    return f"{kind}:{BRACED_TAGS[TAG_OF_PREFIX[node[1:3]]]}:{node}"
 
 
 def _sets(node: str) -> list[str]:
-    """The keys of what a node holds."""
-    limits = [limit for (tier, _), some in LIMITS.items() if tier == node[0] for limit in some]
+    """Return the keys of the sets that a node holds."""
+    limits = [limit for (tier, _), tier_limits in LIMITS.items() if tier == node[0] for limit in tier_limits]
     return [_key("c", node), *(f"{_key('w', node)}:{limit.rule}" for limit in limits)]
 
 
-def _memberships(nodes: Sequence[str], holders: Sequence[str]) -> Iterator[tuple[str, str, str, Sequence[str]]]:
-    """Each other holder, a key of what it holds, the first letter of what Redis does with such sets, and as what it holds these
-    nodes."""
+class Membership(NamedTuple):
+    """A set of a holder, and the members of it that stand for some nodes."""
+
+    holder: str
+    key: str
+    members: Sequence[str]
+    lookup: str
+    """Redis command that looks members up in the set."""
+    removal: str
+    """Redis command that removes members from the set."""
+
+
+def _memberships(nodes: Sequence[str], holders: Sequence[str]) -> Iterator[Membership]:
+    """Yield the sets of the other holders that may hold these nodes."""
+    parts = [node[1:13] for node in nodes]
     for holder in sorted(set(holders) - set(nodes)):
         children, *limited = _sets(holder)
-        yield holder, "S", children, nodes
-        yield from ((holder, "Z", key, [node[1:13] for node in nodes]) for key in limited)
+        yield Membership(holder, children, nodes, "SMISMEMBER", "SREM")
+        yield from (Membership(holder, key, parts, "ZMSCORE", "ZREM") for key in limited)
 
 
-def _text(slot: Slot) -> str:
+def _encode_slot(slot: Slot) -> str:
     text = f"{'D' if slot.logged else 'P'}|{slot.parent}|{slot.epoch}"
     if not slot.state:
         return text
     return f"{text}|{slot.state}|{slot.since}" if slot.since else f"{text}|{slot.state}"
 
 
-def _slot(text: bytes | None) -> Slot | None:
+def _decode_slot(text: bytes | None) -> Slot | None:
     if text is None:
         return None
     if len(text) == FIRST_SLOT and text.endswith(b"|0"):

@@ -1,12 +1,13 @@
-"""What Redis does in one step: Lua scripts, each over many keys of one hash tag.
+"""Lua scripts for what Redis must do atomically, each over many keys of one hash tag.
 
-All but the claims have one form: so many arguments for each key, in the keys' order; one answer for each, in the same order.
+Except for CLAIM, each script takes a fixed number of arguments for each key, in the order of the keys, and returns one answer
+for each key in the same order.
 """
 
 import hashlib
 
-# Keys: the hash of today's claims, those of the days beside it, and the one that is over. Arguments: event, place, event,
-# place, ... Claims that another place holds come back: number of the event, that place.
+# Keys: the hashes of claims of today, yesterday and tomorrow, and the expired one. Arguments: event, position, event, position,
+# ... Returns, for each event that another position has claimed: index of the event, that position.
 CLAIM = """
 local events, held, lost, new = {}, {}, {}, {}
 for i = 1, #ARGV, 2 do events[#events + 1] = ARGV[i] end
@@ -16,10 +17,10 @@ for day = 1, 3 do
       if place then held[i] = place end
     end
   elseif day == 1 then
-    -- So long that Redis never keeps this hash as a list, which it would search from its start for each event.
+    -- Longer than hash-max-listpack-value, so that Redis never stores this hash as a list with linear search.
     redis.call('HSET', KEYS[1], '', string.rep('-', 65))
     redis.call('EXPIRE', KEYS[1], 259200)
-    redis.call('UNLINK', KEYS[4])  -- in the background; a large hash that expires is waited for
+    redis.call('UNLINK', KEYS[4])  -- frees in the background; expiry of a large hash would block Redis
   end
 end
 for i, event in ipairs(events) do
@@ -36,8 +37,8 @@ if #new > 0 then redis.call('HSET', KEYS[1], unpack(new)) end
 return lost
 """
 
-# Arguments: what the slot was (without its first letter; empty: there was none), what it becomes. Which ones are rewritten is
-# kept in a set beside them: whoever remembers the older slot would never meet the new one, should it not get into the log.
+# Arguments: expected slot (without its first letter; empty: none), new slot. Rewritten nodes are also added to a set: a worker
+# that cached the older slot would never read the new one if it did not get into the log.
 WRITE = """
 local done, written, pairs, rewritten = {}, {}, {}, {}
 for i, slot in ipairs(redis.call('MGET', unpack(KEYS))) do
@@ -64,8 +65,7 @@ for i, key in ipairs(KEYS) do done[i] = redis.call('SADD', key, ARGV[i]) end
 return done
 """
 
-# Arguments: what a holder is to hold, how many it may, the day, for how many days it then holds it. It takes one more only
-# below its limit.
+# Arguments: member, most members, day, days that a member counts. Admits a new member only below the limit.
 ADMIT = """
 local done = {}
 for i, key in ipairs(KEYS) do
@@ -84,7 +84,7 @@ end
 return done
 """
 
-# Argument: the slot that was logged, without its first letter. It becomes logged if it is still the same.
+# Argument: the slot that was logged, without its first letter. It is marked as logged if it is unchanged.
 CONFIRM = """
 local done, pairs, rewritten = {}, {}, {}
 for i, slot in ipairs(redis.call('MGET', unpack(KEYS))) do
@@ -103,8 +103,8 @@ if #rewritten > 0 then redis.call('SREM', 'r:' .. string.match(KEYS[1], '{.-}'),
 return done
 """
 
-# Arguments: a slot from the log, its epoch. It replaces an older one, and one that is not known to be in the log (1); 2 where
-# it is there already, 0 where a newer one is.
+# Arguments: a slot of the log, its epoch. Returns 1 where it replaced a missing, an older or an unlogged slot, 2 where it was
+# there already, 0 where there is a newer one.
 RESTORE = """
 local done = {}
 for i, key in ipairs(KEYS) do
@@ -123,8 +123,8 @@ end
 return done
 """
 
-# Argument: the slot that is to go, without its first letter, or nothing where any goes that is in the log and was never
-# rewritten. What is not there is gone.
+# Argument: the slot to delete, without its first letter; empty: any slot that is logged and was never rewritten. Returns 1 if
+# there is no slot afterwards.
 EXPIRE = """
 local done = {}
 for i, key in ipairs(KEYS) do
@@ -139,7 +139,7 @@ end
 return done
 """
 
-# Arguments: the text that was read (empty: there was none), the one that replaces it, for how many seconds it is kept.
+# Arguments: expected text (empty: none), new text, seconds until it expires.
 REPLACE = """
 local done = {}
 for i, key in ipairs(KEYS) do
@@ -154,4 +154,4 @@ return done
 
 ALL = (CLAIM, WRITE, ADOPT, ADMIT, CONFIRM, RESTORE, EXPIRE, REPLACE)
 DIGESTS = {text: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for text in ALL}
-"""What Redis calls them."""
+"""Script -> SHA-1 that Redis stores it under."""

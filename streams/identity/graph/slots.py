@@ -13,11 +13,11 @@ from streams.runtime.stage import BY_KEY, Output
 
 MERGES = "identity.merges"
 NODE_BYTES = 34
-"""An encoded node: its length, and 33 letters."""
+"""Bytes of an encoded node: its length and 33 characters."""
 
 
 def slot_record(node: str, slot: Slot, event_id: str, evidence_ts: int) -> Record:
-    """The record of a slot, its fields in order."""
+    """Build the record of a slot, fields in the order of the contract."""
     return {
         "node": node, "parent": slot.parent, "epoch": slot.epoch, "event_id": event_id,
         "evidence_ts": slot.since or evidence_ts, "state": slot.state,
@@ -25,18 +25,18 @@ def slot_record(node: str, slot: Slot, event_id: str, evidence_ts: int) -> Recor
 
 
 def slot_of(record: Mapping[str, Any]) -> Slot:
-    """The slot that a record holds; the oldest ones say nothing of a state."""
+    """Return the slot that a record holds; records of the first contract version have no state."""
     state = record.get("state", "")
     return Slot(record["parent"], True, record["epoch"], state, record["evidence_ts"] if state == ERASED else 0)
 
 
 def log_key(node: str, slot: Slot) -> bytes:
-    """Each rewrite has a key of its own: an older slot that is logged again later does not replace the newer one."""
+    """Return the record key of a slot; each epoch has its own, so an older slot that is logged late replaces nothing newer."""
     return f"{node}|{slot.epoch}".encode() if slot.epoch else node.encode()
 
 
 class SlotLog:
-    """Writes and reads many of them, by slices: a tenth of the time that decoding takes."""
+    """Encodes and decodes slots by byte slices, in a tenth of the time of full decoding."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -44,12 +44,12 @@ class SlotLog:
         self._encode = flat_encoder(latest.parsed, latest.header)
         self._ends: dict[bytes, Callable[[bytes], list[int]] | None] = {}
 
-    def output(self, node: str, slot: Slot, event_id: str, evidence_ts: int) -> Output:
-        """The record that says so."""
+    def encode_slot(self, node: str, slot: Slot, event_id: str, evidence_ts: int) -> Output:
+        """Return the output (key, value, partitioning) that logs a slot."""
         return log_key(node, slot), self._encode(*slot_record(node, slot, event_id, evidence_ts).values()), BY_KEY
 
-    def read(self, value: bytes) -> tuple[str, Slot]:
-        """Node and slot. Undecodable; UnknownContract."""
+    def decode_slot(self, value: bytes) -> tuple[str, Slot]:
+        """Return node and slot. Raises Undecodable, UnknownContract."""
         header = value[:HEADER_BYTES]
         ends = self._ends[header] if header in self._ends else self._open(value)
         if ends is None:
@@ -66,7 +66,7 @@ class SlotLog:
 
     def _open(self, value: bytes) -> Callable[[bytes], list[int]] | None:
         contract = self._registry.by_id(schema_id(value))
-        # The first version knew of no states.
+        # The first contract version has no state.
         ends = HeadSlicer(contract, "state").ends if "state" in contract.names else None
         self._ends[value[:HEADER_BYTES]] = ends
         return ends

@@ -1,186 +1,123 @@
-"""Union-find on what a batch has read of the graph: who is whose root, what is to be written, what is stamped. Pure.
+"""Union-find on the part of the graph that a batch has read: roots, planned writes, labels. Pure.
 
-Jayanti & Tarjan, "A randomized concurrent algorithm for disjoint set union" (PODC 2016), with the nodes' own order as
-priority: a link always hangs the larger root under the smaller one. So every parent is strictly smaller than its child, and no
-cycle can form, under stale reads, lost writes or replay. User nodes (tier 0) never get a parent: two users can never merge.
+Jayanti & Tarjan, "A randomized concurrent algorithm for disjoint set union" (PODC 2016), with the nodes' own order as priority:
+a link always hangs the larger root under the smaller one. So every parent is strictly smaller than its child, and no cycle can
+form under stale reads, lost writes or replay. User nodes (tier 0) never get a parent: two users never merge.
 
-But for one case: while keys are rotated, an event carries both nodes of its user id, which the keys attest. The one that has no
-slot yet then hangs under the other, once and for all, so that none of the two loses its label; where both have one, the larger.
-No cycle can form there either: who hangs has no slot, and who is hung under has one, or is smaller.
+One exception: while keys are rotated, an event carries both nodes of its user id, as the keys prove. The node without a slot is
+then hung under the other one for good, so that neither loses its label; where both have a slot, the larger one is hung under
+the smaller. No cycle can form there either: the child has no slot, or the parent is smaller.
 
-A node that cannot be one person's is demoted: its slot is marked as shared, and from then on it neither links nor attributes.
+A node that cannot belong to one person is demoted: its slot is marked as shared, and it no longer links or attributes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-USER = "0"
-"""Tier digit of user nodes. What stands in their slot is no parent but a label: what their events are stamped with."""
+from streams.identity.graph.limits import NOTHING, USER, Pair, limited_pairs
+
 SHARED, ERASED = "shared", "erased"
-"""States of a slot; linked ones have none."""
+"""States of a slot; linked slots have none."""
 
 
-class Limit(NamedTuple):
-    """How many new ones a node may be linked with in some days, and still be one person's."""
-
-    rule: str
-    most: int
-    days: int
-    independent: bool = False
-    """Count only members that nothing but the holder links with the holder's component: not the cookie that a browser gets
-    each week where the login names user and e-mail."""
-
-
-LIMITS: Mapping[tuple[str, str], Sequence[Limit]] = {
-    ("0", "1"): (
-        Limit("devices_per_user_and_day", 5, 1),
-        Limit("devices_per_user", 30, 30),
-        Limit("devices_per_user_and_year", 40, 365, independent=True),
-    ),
-    ("0", "2"): (
-        Limit("cookies_per_user_and_day", 10, 1),
-        Limit("cookies_per_user", 60, 30),
-        Limit("cookies_per_user_and_year", 120, 365, independent=True),
-    ),
-    ("0", "3"): (Limit("contacts_per_user", 15, 365),),
-    ("1", "1"): (Limit("devices_per_device", 6, 365),),
-    ("1", "2"): (
-        Limit("cookies_per_device", 12, 30),
-        Limit("cookies_per_device_and_year", 60, 365, independent=True),
-    ),
-    ("1", "3"): (Limit("contacts_per_device", 6, 365),),
-    ("2", "1"): (Limit("devices_per_cookie", 6, 365),),
-    ("2", "2"): (
-        Limit("cookies_per_cookie", 8, 30),
-        Limit("cookies_per_cookie_and_year", 60, 365, independent=True),
-    ),
-    ("2", "3"): (Limit("contacts_per_cookie", 6, 365),),
-    ("3", "1"): (
-        Limit("devices_per_email", 8, 30),
-        Limit("devices_per_email_and_year", 20, 365, independent=True),
-    ),
-    ("3", "2"): (
-        Limit("cookies_per_email", 8, 30),
-        Limit("cookies_per_email_and_year", 60, 365, independent=True),
-    ),
-    ("3", "3"): (Limit("contacts_per_contact", 6, 365),),
-}
-"""(Tier of a holder, tier of what it holds) -> limits. Contacts are e-mails and phones. Pairs with a user as member have none:
-an id of two users is demoted at once.
-
-A backstop where nobody logs in, and for constants: what a tag sends as the user of everybody who is not logged in, a web view's
-cookie, a shop's phone. Cookies by days, because a browser that drops its cookies every week takes whoever comes often past any
-limit there is for ever; what is independent over a year too, because a constant that joins one visitor a day stays under a
-month's limit. Contacts and devices of one person are few in a year.
-"""
 TWO_USERS, RENAMED = "two_users", "renamed"
 
-NOTHING: Mapping[str, str] = {}
-
 Nodes = tuple[str, ...]
-"""Of one event, strongest first."""
+"""Nodes of one event, strongest first."""
 Events = Mapping[Nodes, int]
-"""Each different combination of nodes in a batch, and the first event (its position) that had it."""
+"""Each different node tuple of a batch, and the position of its first event."""
 
 
 class Slot(NamedTuple):
-    """What the graph holds for a node. A node without one is a root."""
+    """What the graph holds for a node. A node without a slot is a root."""
 
     parent: str
-    """The node it hangs under; for a user node its label, or the other node of the same user; the node itself where it is a
-    root."""
+    """The node above; for a user node its label or the other node of the same user; the node itself where it is a root."""
     logged: bool
-    """Whether `identity.merges` is known to have it; whoever meets one that is not logs it again."""
+    """Whether `identity.merges` is known to hold it; a worker that reads a slot that is not logged logs it again."""
     epoch: int = 0
-    """Grows with each rewrite."""
+    """Incremented by each rewrite."""
     state: str = ""
     since: int = 0
-    """Of an erased node: milliseconds UTC; events collected until then are hers, and are erased too."""
+    """Erased nodes: milliseconds UTC; events collected until then are erased too."""
 
 
 class Write(NamedTuple):
-    """A slot to be written, if nobody has written it meanwhile."""
+    """A compare-and-set of a slot."""
 
     node: str
-    held: Slot | None
-    """What the slot was when this was planned."""
+    expected: Slot | None
+    """The slot when this was planned; the write applies only if it is unchanged."""
     slot: Slot
-    at: int
-    """The event of the batch that gives the evidence."""
+    position: int
+    """Position in the batch of the event that gives the evidence."""
     rule: str = ""
     """Why a node is demoted; empty for links and labels."""
     refused: str = ""
     """The root that a demoted node appeared with."""
 
 
-class Pair(NamedTuple):
-    """Something that a holder is about to be linked with; how many it may hold is limited."""
-
-    holder: str
-    member: str
-    limit: Limit
-
-
 def is_root(node: str, slot: Slot) -> bool:
-    """Whether nothing is above a node that has this slot: it marks a root, or is the label of a user."""
+    """Return whether a node with this slot is a root: the slot marks a root, or is the label of a user."""
     return slot.parent == node or (node[0] == USER and slot.parent[0] != USER)
 
 
 @dataclass(slots=True)
 class GraphView:
-    """The part of the graph that a batch has seen."""
+    """The part of the graph that a batch has read."""
 
     slots: dict[str, Slot | None] = field(default_factory=dict)
-    """None: read, and not there."""
+    """None: read, and there is no slot."""
 
     def missing(self, nodes: Iterable[str]) -> set[str]:
-        """Nodes on the ways from `nodes` to their roots that have not been read yet; of each way only the next one."""
-        wanted = set()
+        """Return the next node to read on each path from `nodes` to their roots."""
+        unread = set()
         for node in nodes:
-            at: str = node
-            while (slot := self.slots.get(at)) is not None and not is_root(at, slot):
-                at = slot.parent
-            if at not in self.slots:
-                wanted.add(at)
-        return wanted
+            ancestor: str = node
+            while (slot := self.slots.get(ancestor)) is not None and not is_root(ancestor, slot):
+                ancestor = slot.parent
+            if ancestor not in self.slots:
+                unread.add(ancestor)
+        return unread
 
     def find(self, node: str) -> str:
-        """The root of a node, by what was read."""
+        """Return the root of a node by what was read."""
         slots = self.slots
         while (slot := slots.get(node)) is not None:
             parent = slot.parent
-            if parent == node or (node[0] == USER and parent[0] != USER):  # `is_root`: a call costs more than all of this
+            # Inlines `is_root`: the call costs more than the loop.
+            if parent == node or (node[0] == USER and parent[0] != USER):
                 break
             node = parent
         return node
 
     def below_users(self, node: str) -> str:
-        """The last node on the way to the root that is no user; a user itself."""
+        """Return the last node on the path to the root that is no user; a user itself."""
         while (slot := self.slots.get(node)) is not None and slot.parent[0] != USER and not is_root(node, slot):
             node = slot.parent
         return node
 
     def marked(self, node: str) -> bool:
-        """Whether a node is shared or erased."""
+        """Return whether a node is shared or erased."""
         slot = self.slots.get(node)
         return slot is not None and slot.state != ""
 
     def epoch(self, node: str) -> int:
-        """Of a node's slot; 0 where it has none."""
+        """Return the epoch of a node's slot; 0 where it has none."""
         slot = self.slots.get(node)
         return 0 if slot is None else slot.epoch
 
     def label(self, root: str) -> str | None:
-        """What events of a root are stamped with; None for a user that nobody has stamped yet."""
+        """Return the profile id of a root's events; None for a user without a label."""
         if root[0] != USER:
             return root
         slot = self.slots.get(root)
         return slot.parent if slot is not None else None
 
 
-def live(view: GraphView, nodes: Nodes) -> Nodes:
-    """Those that link and attribute; none where the event's own user does not: it is not somebody else's either."""
+def live_nodes(view: GraphView, nodes: Nodes) -> Nodes:
+    """Return the nodes that link and attribute; none where the event's own user does not."""
     slots = view.slots
     for node in nodes:
         slot = slots.get(node)
@@ -191,11 +128,11 @@ def live(view: GraphView, nodes: Nodes) -> Nodes:
     return nodes
 
 
-def home(view: GraphView, nodes: Nodes) -> str:
-    """The root that an event with these nodes (live, strongest first, at least one) belongs to.
+def home_root(view: GraphView, nodes: Nodes) -> str:
+    """Return the root that an event with these nodes (live, strongest first, at least one) belongs to.
 
-    The event's own user if it has one; else the user that one of its nodes belongs to; else the smallest root. A root that
-    was demoted is a home only for what hangs under it already.
+    The event's own user if it has one; else the user that one of its nodes belongs to; else the smallest root. A demoted
+    root is chosen only where there is no other.
     """
     strongest = view.find(nodes[0])
     if strongest[0] == USER or len(nodes) == 1:
@@ -208,169 +145,156 @@ def home(view: GraphView, nodes: Nodes) -> str:
 def plan(
     view: GraphView, events: Events, full: Mapping[str, str] = NOTHING, renamed: Mapping[str, str] = NOTHING
 ) -> tuple[list[Write], list[Pair]]:
-    """Links that these events ask for, and demotions, entered into `view` as if they held; and what they put under a limit.
+    """Plan the links and demotions that these events require; return the writes and the pairs that count towards limits.
 
-    A node that belongs to another user already cannot be one person's and is demoted. So are the nodes of `full` (node ->
-    rule). What a demoted user had taken is free again as soon as it is met. `renamed`: former nodes and the newer ones of the
-    same identifiers.
+    The writes are applied to `view`. A node that comes with another user than its own cannot belong to one person and is
+    demoted, as are the nodes of `full` (node -> rule). Nodes under a demoted user are released when they are read next.
+    `renamed`: former nodes and the newer nodes of the same identifiers.
     """
     writes: list[Write] = []
     pairs: list[Pair] = []
-    for nodes, at in events.items():
+    for nodes, position in events.items():
         names = [(node, renamed[node]) for node in nodes if renamed.get(node) in nodes] if renamed else []
-        _demote(view, writes, nodes, full, at)
-        _pass_on(view, writes, nodes, names, at)
-        alive = live(view, nodes)
+        _demote(view, writes, nodes, full, position)
+        _mark_other_names(view, writes, nodes, names, position)
+        alive = live_nodes(view, nodes)
         if not alive:
             continue
         for node in alive:
-            _release(view, writes, node, at)
-        _rename(view, writes, alive, names, at)
+            _release(view, writes, node, position)
+        _link_names(view, writes, alive, names, position)
         roots = {node: view.find(node) for node in alive}
-        target = home(view, alive)
+        target = home_root(view, alive)
         before = len(writes)
         for node in alive:
             root = view.find(node)
             if root == target or view.marked(root) or view.marked(target):
                 continue
             if node[0] == USER:
-                continue  # a second user in one event: never demoted, only not believed
+                continue  # a second user in one event is ignored, never demoted
             if root[0] == USER:
-                _write(view, writes, Write(node, view.slots[node], _demoted(view, node), at, TWO_USERS, target))
+                _plan_write(view, writes, Write(node, view.slots[node], _demoted_slot(view, node), position, TWO_USERS, target))
             else:
-                # A split has left a slot that points at itself; any other root has none.
-                held = view.slots.get(root)
-                _write(view, writes, Write(root, held, Slot(target, logged=False, epoch=held.epoch + 1 if held else 0), at))
+                # A root that a split has left has a slot that points at itself; any other root has none.
+                current = view.slots.get(root)
+                _plan_write(view, writes, Write(root, current, _linked_slot(current, target), position))
         if len(writes) > before:
-            _pass_on(view, writes, nodes, names, at)
-            pairs += limited(alive, dict(names), roots)
+            _mark_other_names(view, writes, nodes, names, position)
+            pairs += limited_pairs(alive, dict(names), roots)
     return writes, pairs
 
 
-def _demote(view: GraphView, writes: list[Write], nodes: Nodes, full: Mapping[str, str], at: int) -> None:
-    """Those that have no room for what they are to be linked with; of a user that hangs under another node of hers, both."""
+def _demote(view: GraphView, writes: list[Write], nodes: Nodes, full: Mapping[str, str], position: int) -> None:
+    """Demote nodes without room for new members; of a user that hangs under another node of the same user, both."""
     if full:
-        for node in live(view, tuple(node for node in nodes if node in full)):
+        for node in live_nodes(view, tuple(node for node in nodes if node in full)):
             root = view.find(node)
-            for one in (node, root) if root != node and node[0] == USER and not view.marked(root) else (node,):
-                _write(view, writes, Write(one, view.slots.get(one), _demoted(view, one), at, full[node]))
+            for demoted in (node, root) if root != node and node[0] == USER and not view.marked(root) else (node,):
+                _plan_write(
+                    view, writes, Write(demoted, view.slots.get(demoted), _demoted_slot(view, demoted), position, full[node])
+                )
 
 
-def _rename(view: GraphView, writes: list[Write], alive: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
-    """Hang one of the two nodes that an event's user has under the other."""
+def _link_names(view: GraphView, writes: list[Write], alive: Nodes, names: Iterable[tuple[str, str]], position: int) -> None:
+    """Hang one of the two nodes of an event's user under the other."""
     for former, newer in names:
         if former[0] != USER or former not in alive or newer not in alive:
             continue
         smaller, larger = sorted((view.find(former), view.find(newer)))
         if smaller == larger or view.marked(smaller) or view.marked(larger):
             continue
-        held = view.slots.get(larger)
-        if held is None or view.slots.get(smaller) is not None:
+        current = view.slots.get(larger)
+        if current is None or view.slots.get(smaller) is not None:
             parent, child = smaller, larger
         else:
-            parent, child, held = larger, smaller, None
-        _write(view, writes, Write(child, held, Slot(parent, logged=False, epoch=held.epoch + 1 if held else 0), at))
+            parent, child, current = larger, smaller, None
+        _plan_write(view, writes, Write(child, current, _linked_slot(current, parent), position))
 
 
-def _pass_on(view: GraphView, writes: list[Write], nodes: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
-    """Mark what is another name of a marked node: it is no more one person's than that, or as erased as that."""
+def _mark_other_names(
+    view: GraphView, writes: list[Write], nodes: Nodes, names: Iterable[tuple[str, str]], position: int
+) -> None:
+    """Mark the other name of a marked node: one identifier's nodes are shared or erased together."""
     pairs = [pair for former, newer in names for pair in ((former, newer), (newer, former))]
-    while found := next(((one, other) for one, other in pairs if view.marked(one) and not view.marked(other)), None):
-        _mark(view, writes, *found, at)
-    for node in nodes:
-        if node[0] != USER:
+    while pair := next(
+        ((node, other_node) for node, other_node in pairs if view.marked(node) and not view.marked(other_node)), None
+    ):
+        _mark(view, writes, *pair, position)
+    for own_node in nodes:
+        if own_node[0] != USER:
             break
-        root = view.find(node)
-        if root != node and view.marked(root) and not view.marked(node):
-            _mark(view, writes, root, node, at)
+        root = view.find(own_node)
+        if root != own_node and view.marked(root) and not view.marked(own_node):
+            _mark(view, writes, root, own_node, position)
 
 
-def _mark(view: GraphView, writes: list[Write], marked: str, other: str, at: int) -> None:
-    slot, held = view.slots[marked], view.slots.get(other)
+def _mark(view: GraphView, writes: list[Write], marked_node: str, other_node: str, position: int) -> None:
+    slot, current = view.slots[marked_node], view.slots.get(other_node)
     assert slot is not None  # noqa: S101 - it is marked
-    if slot.state == ERASED and held is None:  # what hangs under one that is linked is not all of the time before
-        _write(view, writes, Write(other, None, Slot(other, False, 1, ERASED, slot.since), at))
+    if slot.state == ERASED and current is None:  # a linked node may have belonged to somebody else before
+        _plan_write(view, writes, Write(other_node, None, Slot(other_node, False, 1, ERASED, slot.since), position))
     else:
-        _write(view, writes, Write(other, held, _demoted(view, other), at, RENAMED, view.find(marked)))
+        _plan_write(
+            view, writes, Write(other_node, current, _demoted_slot(view, other_node), position, RENAMED, view.find(marked_node))
+        )
 
 
-def _release(view: GraphView, writes: list[Write], node: str, at: int) -> None:
-    """Make a root of what hangs under a demoted user, but for that user's label: two users must never share one."""
+def _release(view: GraphView, writes: list[Write], node: str, position: int) -> None:
+    """Make a root of what hangs under a demoted user, except the user's label: two users must never share one."""
     root, top = view.find(node), view.below_users(node)
     slot = view.slots.get(root)
     if root[0] == USER and slot is not None and slot.state == SHARED and top[0] != USER and top != slot.parent:
-        held = view.slots[top]
-        assert held is not None  # noqa: S101 - it is no root
-        _write(view, writes, Write(top, held, Slot(top, logged=False, epoch=held.epoch + 1, state=held.state), at))
+        current = view.slots[top]
+        assert current is not None  # noqa: S101 - it is no root
+        _plan_write(
+            view, writes, Write(top, current, Slot(top, logged=False, epoch=current.epoch + 1, state=current.state), position)
+        )
 
 
-def _demoted(view: GraphView, node: str) -> Slot:
-    held = view.slots.get(node)
-    if held is None:
+def _demoted_slot(view: GraphView, node: str) -> Slot:
+    current = view.slots.get(node)
+    if current is None:
         return Slot(node, logged=False, epoch=1, state=SHARED)
-    return Slot(held.parent, logged=False, epoch=held.epoch + 1, state=SHARED)
+    return Slot(current.parent, logged=False, epoch=current.epoch + 1, state=SHARED)
 
 
-def _write(view: GraphView, writes: list[Write], write: Write) -> None:
+def _linked_slot(current: Slot | None, parent: str) -> Slot:
+    return Slot(parent, logged=False, epoch=current.epoch + 1 if current else 0)
+
+
+def _plan_write(view: GraphView, writes: list[Write], write: Write) -> None:
     writes.append(write)
     view.slots[write.node] = write.slot
 
 
-def limited(
-    nodes: Sequence[str], renamed: Mapping[str, str] = NOTHING, roots: Mapping[str, str] | None = None
-) -> Iterable[Pair]:
-    """What these nodes, which belong together, put under a limit, each as a holder and as a member. A former node does not
-    count beside the newer one, and of the two only users have limits both: one of them is the root. `roots`: of each node
-    before it was linked with the others; without them whatever comes along counts as linked with the holder."""
-    for holder in nodes:
-        if holder in renamed and holder[0] != USER:
-            continue
-        for member in nodes:
-            if member in renamed or member == holder:
-                continue
-            limits = LIMITS.get((holder[0], member[0]), ())
-            if limits and limits[-1].independent and _vouched(holder, member, renamed, roots or dict.fromkeys(nodes, "")):
-                limits = limits[:-1]
-            yield from (Pair(holder, member, limit) for limit in limits)
-
-
-def _vouched(holder: str, member: str, renamed: Mapping[str, str], roots: Mapping[str, str]) -> bool:
-    """Whether something else than the holder links the member with the holder's component, in this event or before."""
-    root = roots[holder]
-    return (root == roots[member] != "") or any(
-        found == root and other not in (holder, member) and other not in renamed and renamed.get(holder) != other
-        for other, found in roots.items()
-    )
-
-
-def undo(view: GraphView, writes: Sequence[Write]) -> None:
-    """Take back what was entered into the view for writes that do not come about."""
+def undo_writes(view: GraphView, writes: Sequence[Write]) -> None:
+    """Revert planned writes in the view."""
     for write in reversed(writes):
-        view.slots[write.node] = write.held
+        view.slots[write.node] = write.expected
 
 
 def plan_labels(view: GraphView, events: Events) -> list[Write]:
-    """Labels that users among these events still need. Only to be called once the links before them are won.
+    """Plan the labels that users among these events still need; call it after the links were applied.
 
-    The anonymous root that came to the user first, because its events are stamped with it already; the user itself if
-    there is none. Found by its slot and not by memory, so that a replay after a crash finds it too.
+    The label is the anonymous root that came to the user first, because its events carry that profile id already; the user
+    itself if there is none. It is read from the slot and not from memory, so that a replay after a crash finds it too.
     """
     labels: dict[str, Write] = {}
-    for nodes, at in events.items():
-        alive = live(view, nodes)
+    for nodes, position in events.items():
+        alive = live_nodes(view, nodes)
         if not alive:
             continue
-        root = home(view, alive)
+        root = home_root(view, alive)
         if root[0] != USER or view.slots.get(root) is not None:
             continue
         below = (view.below_users(node) for node in alive if view.find(node) == root)
         anonymous = min((node for node in below if node[0] != USER), default=root)
-        known = labels.get(root)
-        if known is None or (known.slot.parent == root and anonymous != root):
-            labels[root] = Write(root, None, Slot(anonymous, logged=False), at)
+        planned = labels.get(root)
+        if planned is None or (planned.slot.parent == root and anonymous != root):
+            labels[root] = Write(root, None, Slot(anonymous, logged=False), position)
     return list(labels.values())
 
 
-def unlogged(view: GraphView, read: Mapping[str, Slot | None]) -> list[str]:
-    """Nodes whose slots were met and are not known to be in the log."""
-    return [node for node in read if (slot := view.slots.get(node)) is not None and not slot.logged]
+def unlogged_nodes(view: GraphView, reads: Mapping[str, Slot | None]) -> list[str]:
+    """Return the nodes that were read and whose slots are not known to be logged."""
+    return [node for node in reads if (slot := view.slots.get(node)) is not None and not slot.logged]

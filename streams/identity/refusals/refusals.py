@@ -1,8 +1,8 @@
-"""Refusals that a node of the graph remembers, so that whoever is linked to it later gets them too. Pure.
+"""Refusals that a node remembers, so that nodes linked later receive them too. Pure.
 
-They only grow: of one site, regulation and purpose the newest counts, so that two memories merge in any order, and a replay
-changes nothing. Like a slot, an entry is pending until the consent room is known to have it: whoever meets a pending one
-signals it again, so that a crash between the graph and the commit loses none.
+They only grow: the newest counts for each site, regulation and purpose, so two memories merge in any order, and a replay
+changes nothing. An entry is pending until its signal is committed: whoever reads a pending one signals it again, so that a
+crash between the graph and the commit loses none.
 """
 
 import json
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from schemas.codec import Record
 
 MOST_REFUSALS = 512
-"""Of one node. No person has so many; the oldest ones go."""
+"""Of one node, far more than a person has; the oldest are dropped."""
 
 
 class Scope(NamedTuple):
-    """What a refusal is about."""
+    """What a refusal applies to."""
 
     site: str
     """Or a group of sites; empty = all."""
@@ -27,14 +27,14 @@ class Scope(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """One refusal. Of two the larger one counts."""
+    """One refusal; the larger of two counts."""
 
     withdrawn_ts: int
-    """When the visitor refused, milliseconds UTC: a grant that is newer still counts where this is handed over."""
+    """When the visitor refused, milliseconds UTC; a newer grant of the receiving node still counts."""
     received_ts: int
-    """When the consent room had it, milliseconds UTC."""
+    """When the consent room received it, milliseconds UTC."""
     evidence: str
-    """Hash of the signals that said so."""
+    """Hash of the signals it was derived from."""
 
 
 class RememberedRefusal(NamedTuple):
@@ -50,42 +50,44 @@ NONE: Refusals = {}
 
 
 def refusals_of(revocation: Mapping[str, Any]) -> dict[Scope, RememberedRefusal]:
-    """What a record of `consent.revocations` makes its subject remember. It comes from the consent room, which so has it."""
-    # A refusal whose time is unknown was made when it arrived, as the consent room has it.
+    """Return what a record of `consent.revocations` makes its subject remember; the consent room knows of it already."""
+    # As in the consent room, a refusal without a time was made when it arrived.
     withdrawn_ts = revocation["withdrawn_ts"] or revocation["received_ts"]
     refusal = Refusal(withdrawn_ts, revocation["received_ts"], revocation["evidence"])
     scopes = (Scope(revocation["site"], revocation["regulation"], purpose) for purpose in revocation["purposes"] or [""])
     return {scope: RememberedRefusal(refusal, True) for scope in scopes}
 
 
-def newest(memories: Iterable[Refusals]) -> dict[Scope, Refusal]:
-    """Of each scope, the refusal that counts."""
+def newest_refusals(memories: Iterable[Refusals]) -> dict[Scope, Refusal]:
+    """Return the newest refusal of each scope."""
     union: dict[Scope, Refusal] = {}
     for memory in memories:
         for scope, (refusal, _) in memory.items():
-            known = union.get(scope)
-            if known is None or refusal > known:
+            current = union.get(scope)
+            if current is None or refusal > current:
                 union[scope] = refusal
     return union
 
 
-def lacking(held: Refusals, wanted: Mapping[Scope, Refusal]) -> dict[Scope, RememberedRefusal]:
-    """What a node does not remember of these, or only in an older form; pending."""
-    missing = ((scope, refusal) for scope, refusal in wanted.items() if scope not in held or held[scope].refusal < refusal)
+def missing_refusals(memory: Refusals, refusals: Mapping[Scope, Refusal]) -> dict[Scope, RememberedRefusal]:
+    """Return what a node lacks of these, or has only in an older form; pending."""
+    missing = (
+        (scope, refusal) for scope, refusal in refusals.items() if scope not in memory or memory[scope].refusal < refusal
+    )
     return {scope: RememberedRefusal(refusal, False) for scope, refusal in missing}
 
 
-def merged(held: Refusals, new: Refusals) -> Refusals:
-    """Both as one, bounded; `held` itself where it knows all of `new`. A pending refusal stays pending: see `confirmed`."""
-    news = {scope: memory for scope, memory in new.items() if scope not in held or held[scope].refusal < memory.refusal}
-    return _bounded({**held, **news}) if news else held
+def merge_refusals(memory: Refusals, new: Refusals) -> Refusals:
+    """Merge, bounded; returns `memory` itself where nothing is new. A pending refusal stays pending."""
+    news = {scope: entry for scope, entry in new.items() if scope not in memory or memory[scope].refusal < entry.refusal}
+    return _bounded({**memory, **news}) if news else memory
 
 
-def confirmed(held: Refusals, signalled: Refusals) -> Refusals:
-    """`held` with those marked that were signalled; what was replaced or forgotten meanwhile stays as it is."""
-    same = (scope for scope, memory in signalled.items() if scope in held and held[scope] == (memory.refusal, False))
-    marked = {scope: RememberedRefusal(held[scope].refusal, True) for scope in same}
-    return {**held, **marked} if marked else held
+def confirm_signalled(memory: Refusals, signalled: Refusals) -> Refusals:
+    """Mark those that were signalled; what was replaced or dropped meanwhile stays as it is."""
+    same = (scope for scope, entry in signalled.items() if scope in memory and memory[scope] == (entry.refusal, False))
+    marked = {scope: RememberedRefusal(memory[scope].refusal, True) for scope in same}
+    return {**memory, **marked} if marked else memory
 
 
 def _bounded(memories: Refusals) -> Refusals:
@@ -96,19 +98,19 @@ def _bounded(memories: Refusals) -> Refusals:
 
 
 def to_text(memories: Refusals) -> str:
-    """As Redis keeps them: one spelling for the same content."""
+    """Serialise for Redis; equal content gives equal text."""
     rows = [[*scope, *refusal, int(signalled)] for scope, (refusal, signalled) in sorted(memories.items())]
     return json.dumps(rows, separators=(",", ":"))
 
 
 def from_text(text: bytes | None) -> dict[Scope, RememberedRefusal]:
-    """What `to_text` wrote; nothing where there is nothing."""
+    """Parse what `to_text` wrote; None gives no refusals."""
     rows = json.loads(text) if text else []
     return {Scope(*row[:3]): RememberedRefusal(Refusal(*row[3:6]), bool(row[6])) for row in rows}
 
 
-def signals(node: str, refusals: Mapping[Scope, Refusal]) -> list[Record]:
-    """The records of `consent.signals` that say these of a node: one for what was refused together."""
+def refusal_signals(node: str, refusals: Mapping[Scope, Refusal]) -> list[Record]:
+    """Return the records of `consent.signals` for a node: one for each set of purposes refused together."""
     together: dict[tuple[str, str, Refusal], list[str]] = {}
     for (site, regulation, purpose), refusal in sorted(refusals.items()):
         together.setdefault((site, regulation, refusal), []).append(purpose)

@@ -1,60 +1,60 @@
-"""A withdrawal of consent, expanded: every id that is linked to the one that withdrew, and what other rooms are asked to do."""
+"""Expands a withdrawal of consent: every id linked to its subject, and requests to the other rooms."""
 
 import hashlib
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from streams.identity.graph.limits import USER
 from streams.identity.graph.store import GraphStore
-from streams.identity.graph.union_find import ERASED, USER, GraphView, Slot, is_root
+from streams.identity.graph.union_find import ERASED, GraphView, Slot, is_root
 
 REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
 MOST_NODES = 10_000
-"""Of one component; more is no person, and what lies beyond is not expanded."""
+"""Of one component; more nodes are no person, and the rest is not expanded."""
 
 
 class Component(NamedTuple):
-    """All that is linked to a node."""
+    """All nodes linked to a node."""
 
     nodes: tuple[str, ...]
     """Sorted, so that a replay writes the same."""
     profiles: tuple[str, ...]
-    """What events of these nodes can have been stamped with: any of them was a root once, or a user's label."""
+    """Profile ids that events of these nodes may carry: any of them was a root once, or a user's label."""
     whole: bool
     """False: there are more than `MOST_NODES`."""
     live: tuple[str, ...]
-    """Those of the nodes that are neither shared nor erased: they get and give refusals."""
+    """Nodes that are neither shared nor erased: they receive and hand over refusals."""
 
 
-def climb(store: GraphStore, node: str, slot: Slot | None) -> tuple[str, Slot | None]:
-    """The root above a node, whose slot was read, and the root's slot. Retryable while the store is away."""
+def find_root(store: GraphStore, node: str, slot: Slot | None) -> tuple[str, Slot | None]:
+    """Return the root of a node whose slot was read, and the root's slot. Retryable while the store is unavailable."""
     while slot is not None and not is_root(node, slot):
         node, (slot,) = slot.parent, store.read([slot.parent])
     return node, slot
 
 
-def hanging(store: GraphStore, level: Sequence[str], seen: Container[str]) -> dict[str, Slot]:
-    """Nodes whose slot holds them under one of these, those of `seen` left out. Retryable while the store is away."""
+def find_children(store: GraphStore, level: Sequence[str], excluded: Container[str]) -> dict[str, Slot]:
+    """Return nodes whose slot points at one of these, without those in `excluded`. Retryable."""
     below = [(child, parent) for parent, children in zip(level, store.children(level), strict=True) for child in children]
-    new = sorted({child for child, _ in below if child not in seen})
+    new = sorted({child for child, _ in below if child not in excluded})
     slots = dict(zip(new, store.read(new), strict=True))
     return {child: slot for child, parent in below if (slot := slots.get(child)) is not None and slot.parent == parent}
 
 
-def component(store: GraphStore, node: str) -> Component:
-    """Of one node; see `components`. Retryable while the store is away."""
-    return components(store, [node])[0]
+def find_component(store: GraphStore, node: str) -> Component:
+    """Return the component of one node; see `find_components`. Retryable."""
+    return find_components(store, [node])[0]
 
 
-def components(store: GraphStore, nodes: Sequence[str]) -> list[Component]:
-    """For each node, up to the root by slots, then down by children whose slot holds: as many round trips as the deepest takes.
-    Retryable while the store is away.
+def find_components(store: GraphStore, nodes: Sequence[str]) -> list[Component]:
+    """Return the component of each node: up to the root, then down; a round trip for each level. Retryable.
 
-    A node that was demoted is nobody's: it is alone. What hung under it before stays with its root; but what hangs under a
-    demoted user is free, each branch by itself (see `rules.plan`).
+    A demoted node is alone. What hung under it stays with its root; what hangs under a demoted user is free, each branch by
+    itself (see `union_find.plan`).
     """
     view = GraphView()
-    while wanted := sorted(view.missing(nodes)):
-        view.slots.update(zip(wanted, store.read(wanted), strict=True))
+    while unread := sorted(view.missing(nodes)):
+        view.slots.update(zip(unread, store.read(unread), strict=True))
     tops = {node: _top(view, node) for node in nodes if not view.marked(node)}
     trees = {top: _Tree(top, view.slots.get(top)) for top in tops.values()}
     _descend(store, trees)
@@ -63,13 +63,13 @@ def components(store: GraphStore, nodes: Sequence[str]) -> list[Component]:
 
 
 def _top(view: GraphView, node: str) -> str:
-    """The root of the tree that a node that is not demoted belongs to."""
+    """Return the root of the tree of a node that is not demoted."""
     root = view.find(node)
     return view.below_users(node) if root[0] == USER and view.marked(root) else root
 
 
 class _Tree:
-    """What hangs under a root."""
+    """The nodes under a root."""
 
     def __init__(self, top: str, slot: Slot | None) -> None:
         self._erased = slot is not None and slot.state == ERASED
@@ -82,11 +82,10 @@ class _Tree:
         return len(self._nodes) + len(self._shared)
 
     def add(self, child: str, slot: Slot) -> None:
-        """A node below it."""
         (self._shared if slot.state else self._nodes).add(child)
 
     def component(self, view: GraphView, node: str) -> Component:
-        """As it is for a node of it."""
+        """Return the component for one of its nodes."""
         root = view.find(node)
         label = view.label(root)
         nodes = self._nodes | {node}
@@ -96,10 +95,10 @@ class _Tree:
 
 
 def _descend(store: GraphStore, trees: Mapping[str, _Tree]) -> None:
-    """Level by level, the branches of all at once."""
+    """Add the children of all trees, level by level."""
     tops, level = {top: top for top in trees}, sorted(trees)
     while level:
-        below, level = hanging(store, level, tops), []
+        below, level = find_children(store, level, tops), []
         for child, slot in sorted(below.items()):
             top = tops[slot.parent]
             if len(trees[top]) < MOST_NODES:
@@ -108,13 +107,13 @@ def _descend(store: GraphStore, trees: Mapping[str, _Tree]) -> None:
                 level.append(child)
 
 
-def outlived(revocation: Mapping[str, Any], slot: Slot | None) -> bool:
-    """Whether who withdrew, and has this slot, was erased since: read again, her withdrawal names nobody any more."""
+def superseded_by_erasure(revocation: Mapping[str, Any], slot: Slot | None) -> bool:
+    """Return whether the subject with this slot was erased after the withdrawal, which then names nobody."""
     return slot is not None and slot.state == ERASED and revocation["received_ts"] <= slot.since
 
 
 def request_id(revocation: Mapping[str, Any]) -> str:
-    """The same for the same withdrawal: 32 hexadecimal characters of a SHA-256."""
+    """Return 32 hexadecimal characters of a SHA-256, the same for the same withdrawal."""
     parts = [
         revocation["subject"], revocation["site"], revocation["regulation"], *sorted(revocation["purposes"]),
         str(revocation["withdrawn_ts"]),
@@ -122,8 +121,8 @@ def request_id(revocation: Mapping[str, Any]) -> str:
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
 
 
-def request(revocation: Mapping[str, Any], linked: Component, sla_ms: int) -> dict[str, Any]:
-    """The record of `privacy.requests`."""
+def request_record(revocation: Mapping[str, Any], linked: Component, sla_ms: int) -> dict[str, Any]:
+    """Build the record of `privacy.requests`."""
     return {
         "request_id": request_id(revocation), "kind": "withdrawal", "subject": revocation["subject"],
         "nodes": list(linked.nodes), "profiles": list(linked.profiles), "site": revocation["site"],
@@ -132,8 +131,8 @@ def request(revocation: Mapping[str, Any], linked: Component, sla_ms: int) -> di
     }  # fmt: skip
 
 
-def signals(revocation: Mapping[str, Any], linked: Component) -> Sequence[dict[str, Any]]:
-    """The records of `consent.signals`: the same withdrawal, said of every other node."""
+def signal_records(revocation: Mapping[str, Any], linked: Component) -> Sequence[dict[str, Any]]:
+    """Build the records of `consent.signals` that repeat the withdrawal for every other node."""
     return [
         {
             "subject": node, "site": revocation["site"], "regulation": revocation["regulation"], "kind": "withdrawal",

@@ -1,6 +1,6 @@
-"""The graph as its log has it, beside the graph in Redis: built again from it, and compared with it.
+"""Rebuilds the graph in Redis from its log, and compares both.
 
-`identity.merges` is the truth; Redis can be lost. Nothing here needs more memory for a larger graph.
+`identity.merges` is authoritative; Redis can be lost. Memory use does not grow with the graph.
 """
 
 import sqlite3
@@ -17,13 +17,14 @@ from schemas.codec import Record, Undecodable, decode
 from schemas.registry import Registry
 from streams.identity.evidence import LINKS
 from streams.identity.graph.fence import RebuiltStore
+from streams.identity.graph.limits import LIMITS, Pair, limited_pairs
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES, slot_of
-from streams.identity.graph.union_find import ERASED, LIMITS, Pair, Slot, is_root, limited
+from streams.identity.graph.union_find import ERASED, Slot, is_root
 from streams.identity.nodes import NodeKeys
 from streams.identity.reading import DAY_MS, is_node
 from streams.identity.refusals.handover import expand
-from streams.identity.refusals.revocation import REVOCATIONS, outlived
+from streams.identity.refusals.revocation import REVOCATIONS, superseded_by_erasure
 from streams.runtime.follow import read_topic
 
 EXAMPLES = 20
@@ -36,24 +37,24 @@ class LogRecord(NamedTuple):
 
     node: str
     slot: Slot | None
-    """None: the node was not seen for long, and what was said of it before holds no more."""
+    """None: the node expired, and earlier records of it are void."""
     event_id: str
-    """The event that gave the evidence; empty where a worker logged again what another had written."""
+    """The event that gave the evidence; empty where another worker logged the slot again."""
     evidence_ts: int
-    """Collector time of that event, or of the one with which it was logged again, milliseconds UTC."""
+    """Collector time of that event, or of the event with which it was logged again, milliseconds UTC."""
 
     @property
     def parent(self) -> str:
-        """Of its slot; empty where it has none."""
+        """Parent of the slot; empty without a slot."""
         return "" if self.slot is None else self.slot.parent
 
 
 Progress = Callable[[int], None]
-"""Told how many more records are done."""
+"""Called with the number of further records that were processed."""
 
 
 def read_log(settings: Settings) -> Iterator[Sequence[LogRecord]]:
-    """The whole log, a chunk at a time, each node's records in their order. Retryable where Kafka is away."""
+    """Yield the whole log in chunks, each node's records in order. Retryable while Kafka is unavailable."""
     registry = Registry(settings.contracts)
     for records in read_topic(settings, MERGES):
         yield [_logged(key, None if value is None else decode(registry, value)[1]) for key, value in records]
@@ -66,13 +67,13 @@ def _logged(key: bytes | None, record: Record | None) -> LogRecord:
 
 
 def _runs(records: Iterable[LogRecord]) -> Iterator[tuple[bool, list[LogRecord]]]:
-    """Records in their order, in runs of those that hold a slot and of those that do not."""
+    """Yield runs of consecutive records that hold a slot, or do not."""
     for slots, run in groupby(records, lambda record: record.slot is not None):
         yield slots, list(run)
 
 
 def rebuild(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress: Progress) -> int:
-    """Write what is missing or older in Redis; how many slots were. A slot only ever gets newer."""
+    """Write slots that are missing or older in Redis; return how many. No slot is replaced by an older one."""
     written = 0
     for records in log:
         for slots, run in _runs(records):
@@ -84,37 +85,39 @@ def rebuild(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress
     return written
 
 
-def readmit(settings: Settings, store: RedisGraphStore) -> None:
-    """Count again what each holder was linked with lately, from the evidence. Retryable."""
+def recount_limits(settings: Settings, store: RedisGraphStore) -> None:
+    """Count the recent members of each holder again, from the evidence. Retryable."""
     registry, keys, today = Registry(settings.contracts), NodeKeys.of(settings), int(time.time() * 1_000) // DAY_MS
     longest = max(limit.days for limit in chain.from_iterable(LIMITS.values()))
     for records in read_topic(settings, LINKS, (today - longest) * DAY_MS):
         by_day: dict[int, list[Pair]] = {}
-        for said in (decode(registry, value)[1] for _, value in records if value is not None):
-            day = said["evidence_ts"] // DAY_MS
-            pairs = limited(said["nodes"], keys.renamed([said["nodes"]]))
+        for record in (decode(registry, value)[1] for _, value in records if value is not None):
+            day = record["evidence_ts"] // DAY_MS
+            pairs = limited_pairs(record["nodes"], keys.renamed([record["nodes"]]))
             by_day.setdefault(day, []).extend(pair for pair in pairs if day > today - pair.limit.days)
         nodes = sorted({node for pairs in by_day.values() for pair in pairs for node in pair[:2]})
-        # A tombstone may stand behind evidence that is not compacted yet.
+        # Evidence may precede its tombstone where the topic is not compacted yet.
         erased = {node for node, slot in zip(nodes, store.read(nodes), strict=True) if slot and slot.state == ERASED}
         for day, pairs in sorted(by_day.items()):
             store.admit([pair for pair in pairs if erased.isdisjoint(pair[:2])], day)
 
 
-def recall_refusals(settings: Settings, store: RedisGraphStore, progress: Progress) -> None:
-    """Let ids remember again what they, and what is linked to them, refused, as far back as `consent.revocations` reaches. What
-    the linked ones remember is pending: the next link signals it once more. Retryable."""
+def restore_refusals(settings: Settings, store: RedisGraphStore, progress: Progress) -> None:
+    """Restore the refusals that nodes remember, as far back as `consent.revocations` reaches. Retryable.
+
+    Those of linked nodes are pending: the next link signals them once more.
+    """
     registry = Registry(settings.contracts)
     for records in read_topic(settings, REVOCATIONS):
         revocations = list(_revocations(registry, (value for _, value in records)))
         slots = store.read([revocation["subject"] for revocation in revocations])
         pairs = zip(revocations, slots, strict=True)
-        expand(store, [revocation for revocation, slot in pairs if not outlived(revocation, slot)])
+        expand(store, [revocation for revocation, slot in pairs if not superseded_by_erasure(revocation, slot)])
         progress(len(records))
 
 
 def _revocations(registry: Registry, values: Iterable[bytes | None]) -> Iterator[Record]:
-    """Those that can be read: the stage has buried the others."""
+    """Yield the refusals that can be decoded; the stage has dead-lettered the others."""
     for value in values:
         try:
             contract, record = decode(registry, value or b"")
@@ -124,42 +127,42 @@ def _revocations(registry: Registry, values: Iterable[bytes | None]) -> Iterator
             yield record
 
 
-def mend(settings: Settings, store: RebuiltStore, who: str) -> None:
-    """See that Redis is what the log says, unless it is known to be so already. Retryable."""
-    if store.whole():
+def rebuild_if_stale(settings: Settings, store: RebuiltStore, worker: str) -> None:
+    """Rebuild the graph in Redis from its log unless Redis is marked as complete. Retryable."""
+    if store.is_whole():
         return
-    with store.mending(who) as still:
-        written = rebuild(read_log(settings), store, lambda _records: still())
-        readmit(settings, store)
-        recall_refusals(settings, store, lambda _records: still())
-        store.declare_whole()
+    with store.rebuild_lock(worker) as renew:
+        written = rebuild(read_log(settings), store, lambda _records: renew())
+        recount_limits(settings, store)
+        restore_refusals(settings, store, lambda _records: renew())
+        store.mark_whole()
     get_logger().info("identity graph read back from its log", slots_written=written)
 
 
 class GraphDiff(NamedTuple):
-    """The log against Redis."""
+    """The log compared with Redis; counts of nodes."""
 
     logged: int
-    """Nodes in the log."""
+    """In the log."""
     missing: int
-    """Of those, nodes without a slot in Redis."""
+    """In the log, without a slot in Redis."""
     other: int
-    """Nodes whose slot in Redis is another one, or an older one."""
+    """With another or an older slot in Redis."""
     unlogged: int
-    """Nodes that Redis takes for logged, or newer than the log, and that the log does not have so."""
+    """With a slot in Redis that is marked as logged, or newer, and is not in the log."""
     pending: int
-    """Slots that Redis does not know to be logged yet: written a moment ago, or by a worker that ended in between. No fault."""
+    """With a slot in Redis that is not confirmed yet: just written, or its worker crashed. No difference."""
     examples: tuple[str, ...]
     """Some nodes that differ."""
 
     @property
     def same(self) -> bool:
-        """Whether Redis is what the log says."""
+        """Whether Redis agrees with the log."""
         return not (self.missing or self.other or self.unlogged)
 
 
 class LogIndex:
-    """The newest slot of each node of the log, in a temporary file."""
+    """The newest slot of each node of the log, in a temporary SQLite file."""
 
     def __init__(self, folder: Path) -> None:
         self.db = sqlite3.connect(folder / "log.sqlite3", isolation_level=None)
@@ -177,7 +180,7 @@ class LogIndex:
         self.db.close()
 
     def add(self, records: Sequence[LogRecord]) -> None:
-        """Take in a chunk of the log; of a node, the newest counts, and of the same slot the one that names its event."""
+        """Add a chunk of the log; the newest record of a node wins, and of equal slots the one that names its event."""
         self.db.execute("BEGIN")
         for slots, run in _runs(records):
             (self._enter if slots else self._strike_out)(run)
@@ -200,24 +203,24 @@ class LogIndex:
         )
 
     def chunks(self, n: int) -> Iterator[Slots]:
-        """Everything, by node."""
+        """Yield all slots, ordered by node, `n` at a time."""
         rows = self.db.execute("SELECT node, parent, epoch, state, since FROM slots")
-        while some := rows.fetchmany(n):
-            yield [(node, Slot(parent, True, epoch, state, since)) for node, parent, epoch, state, since in some]
+        while chunk := rows.fetchmany(n):
+            yield [(node, Slot(parent, True, epoch, state, since)) for node, parent, epoch, state, since in chunk]
 
     def record(self, node: str) -> LogRecord | None:
-        """The newest record of a node."""
+        """Return the newest record of a node, or None."""
         query = "SELECT parent, epoch, state, since, event_id, evidence_ts FROM slots WHERE node = ?"
         row = self.db.execute(query, (node,)).fetchone()
         return None if row is None else LogRecord(node, Slot(row[0], True, *row[1:4]), *row[4:])
 
 
-def why(index: LogIndex, one: str, other: str) -> list[LogRecord] | None:
-    """The links between two nodes: from the one up to what both hang under, then down to the other. None without any."""
-    up, down = _way(index, one), _way(index, other)
-    above = {other, *(record.parent for record in down)}
-    first = [one, *(record.parent for record in up)]
-    meeting = next((node for node in first if node in above), None)
+def find_link_path(index: LogIndex, first: str, second: str) -> list[LogRecord] | None:
+    """Return the links from one node up to a common ancestor and down to the other; None if they are not linked."""
+    up, down = _way(index, first), _way(index, second)
+    above = {second, *(record.parent for record in down)}
+    upward = [first, *(record.parent for record in up)]
+    meeting = next((node for node in upward if node in above), None)
     if meeting is None:
         return None
     ways = [next((at for at, record in enumerate(way) if record.node == meeting), len(way)) for way in (up, down)]
@@ -225,16 +228,16 @@ def why(index: LogIndex, one: str, other: str) -> list[LogRecord] | None:
 
 
 def _way(index: LogIndex, node: str) -> list[LogRecord]:
-    """The links from a node to its root."""
-    found: list[LogRecord] = []
+    """Return the links from a node to its root."""
+    links: list[LogRecord] = []
     while (record := index.record(node)) is not None and record.slot is not None and not is_root(node, record.slot):
-        found.append(record)
+        links.append(record)
         node = record.parent
-    return found
+    return links
 
 
-def diff(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress: Progress) -> GraphDiff:
-    """Compare both, each way. What is written meanwhile may show up: stop the identity workers for an exact answer."""
+def compare_with_log(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress: Progress) -> GraphDiff:
+    """Compare the log with Redis in both directions. Exact only while no identity worker runs."""
     logged = missing = other = unlogged = pending = 0
     examples: list[str] = []
     with tempfile.TemporaryDirectory() as folder, LogIndex(Path(folder)) as index:
@@ -243,15 +246,17 @@ def diff(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress: P
             progress(len(records))
         for slots in index.chunks(5_000):
             logged += len(slots)
-            for (node, said), held in zip(slots, store.read([node for node, _ in slots]), strict=True):
-                if held is None:
+            for (node, logged_slot), slot in zip(slots, store.read([node for node, _ in slots]), strict=True):
+                if slot is None:
                     missing += 1
-                elif held.epoch < said.epoch or (held.epoch == said.epoch and held._replace(logged=True) != said):
+                elif slot.epoch < logged_slot.epoch or (
+                    slot.epoch == logged_slot.epoch and slot._replace(logged=True) != logged_slot
+                ):
                     other += 1
                 else:
                     continue
                 examples += [node] * (len(examples) < EXAMPLES)
-        for nodes in store.scan():
+        for nodes in store.scan_nodes():
             for node, slot in zip(nodes, store.read(nodes), strict=True):
                 if slot is None:
                     continue
@@ -264,4 +269,13 @@ def diff(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress: P
     return GraphDiff(logged, missing, other, unlogged, pending, tuple(examples))
 
 
-__all__ = ["GraphDiff", "LogIndex", "LogRecord", "diff", "read_log", "rebuild", "recall_refusals", "why"]
+__all__ = [
+    "GraphDiff",
+    "LogIndex",
+    "LogRecord",
+    "compare_with_log",
+    "find_link_path",
+    "read_log",
+    "rebuild",
+    "restore_refusals",
+]

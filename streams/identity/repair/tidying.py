@@ -1,8 +1,7 @@
-"""Ids that were demoted lately or join more than one person has, taken out of their components: what was linked by nothing but
-them is set free.
+"""Takes nodes that were demoted lately, or that link more than one person, out of their components.
 
-A demotion is quick and local: the id links nothing from then on, and what hangs under it stays. This is the thorough half, for
-many ids at once: the evidence is read once.
+A demotion is quick and local: the node stops linking, and what hangs under it stays. This sets free what only such nodes had
+linked, for many nodes at once: the evidence is read once.
 """
 
 import time
@@ -15,33 +14,42 @@ from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.identity.evidence import CONFLICTS, LINKS
-from streams.identity.graph.hubs import DegreeSketch, Members, collect, joins_strangers, suspects
 from streams.identity.graph.store import StoreUnavailable
 from streams.identity.graph.union_find import ERASED, Nodes
 from streams.identity.nodes import Alias
 from streams.identity.reading import DAY_MS
+from streams.identity.repair.hubs import DegreeSketch, Members, collect, find_suspects, joins_strangers
 from streams.identity.repair.split import SPLIT, SplitPlan
-from streams.identity.repair.splitting import Log, Said, SplitJournal, SplitStore, prepare, read_evidence, read_tree, split
+from streams.identity.repair.splitting import (
+    EvidenceReader,
+    SlotLogger,
+    SplitJournal,
+    SplitStore,
+    plan_next_split,
+    read_evidence,
+    read_tree,
+    split_node,
+)
 from streams.runtime.follow import read_topic
 
 MARGIN_MS = 60_000
-"""Longer than a record may take to its topic, and than clocks differ."""
+"""Longer than a record takes to its topic, and than clocks differ."""
 
 
 class LinkLog(Protocol):
-    """What the log says of links."""
+    """Evidence of links."""
 
     def read(self, nodes: Collection[str]) -> Iterable[Nodes]:
-        """Everything that links two of these. Retryable."""
+        """Return everything that links two of these nodes. Retryable."""
         ...
 
-    def news(self, nodes: Collection[str]) -> Iterable[Nodes]:
-        """The same, since it was read last. Retryable."""
+    def read_new(self, nodes: Collection[str]) -> Iterable[Nodes]:
+        """Return what was added since the last read. Retryable."""
         ...
 
 
 class TopicEvidence:
-    """On `identity.links`."""
+    """Evidence on `identity.links`."""
 
     def __init__(self, settings: Settings, progress: Callable[[int], None]) -> None:
         self._settings = settings
@@ -52,7 +60,7 @@ class TopicEvidence:
         """See `LinkLog`."""
         return self._from(nodes, 0)
 
-    def news(self, nodes: Collection[str]) -> Iterable[Nodes]:
+    def read_new(self, nodes: Collection[str]) -> Iterable[Nodes]:
         """See `LinkLog`."""
         return self._from(nodes, self._since_ms)
 
@@ -61,29 +69,31 @@ class TopicEvidence:
         return read_evidence(self._settings, nodes, self._progress, since_ms)
 
 
-def demoted(settings: Settings, since_ms: int) -> list[str]:
-    """Nodes that a conflict or a limit demoted since then (milliseconds UTC). Retryable."""
-    registry, found = Registry(settings.contracts), dict[str, None]()
+def read_demoted(settings: Settings, since_ms: int) -> list[str]:
+    """Return nodes that a conflict or a limit demoted since then (milliseconds UTC). Retryable."""
+    registry, nodes = Registry(settings.contracts), dict[str, None]()
     for records in read_topic(settings, CONFLICTS, since_ms):
-        said = (decode(registry, value)[1] for _, value in records if value is not None)
-        found.update((record["node"], None) for record in said if record["rule"] != SPLIT)
-    return list(found)
+        conflicts = (decode(registry, value)[1] for _, value in records if value is not None)
+        nodes.update((record["node"], None) for record in conflicts if record["rule"] != SPLIT)
+    return list(nodes)
 
 
-def over_limits(settings: Settings, store: SplitStore, evidence: LinkLog, progress: Callable[[int], None]) -> list[str]:
-    """Nodes that are over a limit by all that the log says, and were not demoted; in two readings of `identity.links`, so that
-    only of those that may be over one the members are kept. Retryable."""
+def find_over_limits(settings: Settings, store: SplitStore, evidence: LinkLog, progress: Callable[[int], None]) -> list[str]:
+    """Return nodes that exceed a limit by all evidence and were not demoted. Retryable.
+
+    Reads `identity.links` twice: counters first, then the members of those nodes that may exceed a limit.
+    """
     sketch, members = DegreeSketch(), dict[str, dict[str, int]]()
     for nodes, _ in _links(settings, progress):
         sketch.add(nodes)
     for nodes, day in _links(settings, progress):
-        if wanted := [node for node in nodes if sketch.may_exceed(node)]:
-            collect(members, nodes, day, wanted)
-    return hubs(store, members, evidence)
+        if holders := [node for node in nodes if sketch.may_exceed(node)]:
+            collect(members, nodes, day, holders)
+    return find_hubs(store, members, evidence)
 
 
 def _links(settings: Settings, progress: Callable[[int], None]) -> Iterator[tuple[Nodes, int]]:
-    """Each combination on the log, and the day of its evidence."""
+    """Yield each node tuple on the log, and the day of its evidence."""
     registry = Registry(settings.contracts)
     for records in read_topic(settings, LINKS):
         for record in (decode(registry, value)[1] for _, value in records if value is not None):
@@ -91,72 +101,72 @@ def _links(settings: Settings, progress: Callable[[int], None]) -> Iterator[tupl
         progress(len(records))
 
 
-def hubs(store: SplitStore, members: Mapping[str, Members], evidence: LinkLog) -> list[str]:
-    """Those of the holders that exceed a limit by what is independent, and link and attribute still. Retryable."""
-    over = suspects(members)
+def find_hubs(store: SplitStore, members: Mapping[str, Members], evidence: LinkLog) -> list[str]:
+    """Return holders that exceed a limit by independent members and still link and attribute. Retryable."""
+    over = find_suspects(members)
     slots = zip(over, store.read(over), strict=True)
-    alive, said = _read(store, [node for node, slot in slots if slot is None or not slot.state], evidence)
-    found = list[str]()
+    alive, evidence_of = _read(store, [node for node, slot in slots if slot is None or not slot.state], evidence)
+    result = list[str]()
     for node in alive:
         linked = read_tree(store, node).slots.keys() - {node}
-        if joins_strangers(node, members[node], linked, over, list(said(linked)) if len(linked) > 1 else ()):
-            found.append(node)
-    return found
+        if joins_strangers(node, members[node], linked, over, list(evidence_of(linked)) if len(linked) > 1 else ()):
+            result.append(node)
+    return result
 
 
 def tidy(
-    store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias, log: Callable[[str], Log]
+    store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias, log: Callable[[str], SlotLogger]
 ) -> Iterator[tuple[str, SplitJournal | None]]:
-    """Each node that was taken out, and what has been done for it; None where workers link it all the time.
+    """Split nodes; yield each with its journal, or with None where workers keep linking it or it was erased meanwhile.
 
-    Done already is done again, which changes nothing. Retryable while something is away.
+    Repetition changes nothing. Retryable while a service is unavailable.
     """
-    alive, said = _read(store, nodes, evidence)
+    alive, evidence_of = _read(store, nodes, evidence)
     for node in alive:
         try:
-            yield node, split(store, node, said, alias, log(node))
+            yield node, split_node(store, node, evidence_of, alias, log(node))
         except StoreUnavailable:
             raise
-        except (ConfigError, Retryable):  # she was erased meanwhile, or more is linked each time
+        except (ConfigError, Retryable):  # erased meanwhile, or linked anew in every round
             yield node, None
 
 
-def planned(store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias) -> Iterator[tuple[str, SplitPlan]]:
-    """What `tidy` would begin with."""
-    alive, said = _read(store, nodes, evidence)
+def plan_tidy(store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias) -> Iterator[tuple[str, SplitPlan]]:
+    """Yield what `tidy` would write first."""
+    alive, evidence_of = _read(store, nodes, evidence)
     for node in alive:
-        yield node, prepare(store, node, said, alias)
+        yield node, plan_next_split(store, node, evidence_of, alias)
 
 
-def _read(store: SplitStore, nodes: Sequence[str], evidence: LinkLog) -> tuple[list[str], Said]:
-    """Those that were not erased, and what the evidence says of all that is linked to them."""
-    alive, known = list[str](), set[str]()
+def _read(store: SplitStore, nodes: Sequence[str], evidence: LinkLog) -> tuple[list[str], EvidenceReader]:
+    """Return the nodes that were not erased, and a reader of the evidence of their components."""
+    alive, linked = list[str](), set[str]()
     for node in nodes:
         slots = read_tree(store, node).slots
         slot = slots[node]
         if slot is None or slot.state != ERASED:
             alive.append(node)
-            known.update(slots)
-    return alive, _said(evidence, known)
+            linked.update(slots)
+    return alive, _cached_reader(evidence, linked)
 
 
-def _said(evidence: LinkLog, known: set[str]) -> Said:
-    """Read for all at once; before each use, what has come since, and all that there is of nodes that have joined."""
-    combinations: defaultdict[str, set[Nodes]] = defaultdict(set)
+def _cached_reader(evidence: LinkLog, covered: set[str]) -> EvidenceReader:
+    """Return a reader that reads all evidence once, then before each use only new evidence, and all of new nodes."""
+    links_of: defaultdict[str, set[Nodes]] = defaultdict(set)
 
-    def add(some: Iterable[Nodes]) -> None:
-        for combination in some:
-            for node in combination:
-                combinations[node].add(combination)
+    def add(links: Iterable[Nodes]) -> None:
+        for nodes in links:
+            for node in nodes:
+                links_of[node].add(nodes)
 
-    if known:
-        add(evidence.read(known))
+    if covered:
+        add(evidence.read(covered))
 
-    def said(nodes: Collection[str]) -> Iterable[Nodes]:
-        wanted = set(nodes)
-        add(evidence.news(known) if wanted.issubset(known) else evidence.read(known | wanted))
-        known.update(wanted)
-        found = {combination for node in wanted for combination in combinations[node]}
-        return sorted(combination for combination in found if len(wanted.intersection(combination)) > 1)
+    def evidence_of(nodes: Collection[str]) -> Iterable[Nodes]:
+        requested = set(nodes)
+        add(evidence.read_new(covered) if requested.issubset(covered) else evidence.read(covered | requested))
+        covered.update(requested)
+        matched = {nodes for node in requested for nodes in links_of[node]}
+        return sorted(nodes for nodes in matched if len(requested.intersection(nodes)) > 1)
 
-    return said
+    return evidence_of

@@ -1,4 +1,4 @@
-"""Who competes in the identity bench: what each does on a few events, and all of them on a small world."""
+"""Contenders of the identity bench: each on a few events, and all on a small world."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from bench.identity.contenders import (
     Advance,
     ContenderResult,
     capped_union,
-    follow,
+    follow_profile,
     labels_in_sql,
     stage,
     union_of_all,
@@ -27,39 +27,39 @@ D1, C1, C2, C3, M1 = "1" + "a" * 32, "2" + "b" * 32, "2" + "c" * 32, "2" + "d" *
 
 
 def events(*rows: Sequence[str]) -> list[WorldEvent]:
-    """Events with these nodes, one after another."""
+    """Build events with these nodes, in order."""
     return [WorldEvent(n, n, f"e{n}", tuple(sorted(nodes)), 0, OWN) for n, nodes in enumerate(rows)]
 
 
-def quiet(n: int) -> None:
-    """Nobody watches."""
+def ignore_progress(n: int) -> None:
+    """Ignore progress."""
 
 
 def groups(canonicals: Canonicals) -> list[int]:
-    """Canonicals by the place at which each came first."""
+    """Number canonicals in the order they first appear."""
     first: dict[str | int, int] = {}
     return [first.setdefault(canonical, len(first)) for canonical in canonicals]
 
 
 @pytest.fixture(scope="module")
 def world() -> IdentityWorld:
-    """A small one."""
+    """A small world."""
     return make_world(Rates(events=6_000), 2)
 
 
 def test_the_stage_stamps_and_follows() -> None:
-    """An id that was stamped before it was known to be another's is followed there; a duplicate counts once."""
-    given = events([C1], [C2], [C2, U1], [C1, U1], [C2])
-    result, tidied = stage([*given, given[0]._replace(arrived=9)], quiet, size=1)
-    assert (tidied.canonicals, tidied.stamped) == (result.canonicals, result.stamped), "nothing was demoted"
-    assert result.stamped == [C1, C2, C2, C2, C2]
+    """A profile that was assigned before its id was linked to another is followed there; a duplicate counts once."""
+    world_events = events([C1], [C2], [C2, U1], [C1, U1], [C2])
+    result, tidied = stage([*world_events, world_events[0]._replace(arrived=9)], ignore_progress, size=1)
+    assert (tidied.canonicals, tidied.at_arrival) == (result.canonicals, result.at_arrival), "nothing was demoted"
+    assert result.at_arrival == [C1, C2, C2, C2, C2]
     assert result.canonicals == [C2] * 5
 
 
 def test_tidied_rows_are_whose_the_rest_of_the_evidence_says() -> None:
-    """What only a shared device had linked is free, and its own events are nobody's; who has other evidence keeps it."""
-    given = events([U1, D1], [D1, C1], [C1], [U1, C2], [D1], [U2, D1], [D1])
-    as_stamped, tidied = stage(given, quiet, size=1)
+    """After tidying, ids linked by a shared device alone are free, its own events are nobody's, and other evidence holds."""
+    world_events = events([U1, D1], [D1, C1], [C1], [U1, C2], [D1], [U2, D1], [D1])
+    as_stamped, tidied = stage(world_events, ignore_progress, size=1)
     assert groups(as_stamped.canonicals) == [0, 0, 0, 0, 0, 1, 2]
     assert groups(tidied.canonicals) == [0, 1, 1, 0, 2, 3, 4]
     assert {tidied.canonicals[4], tidied.canonicals[6]} <= tidied.nobodys
@@ -67,74 +67,74 @@ def test_tidied_rows_are_whose_the_rest_of_the_evidence_says() -> None:
 
 
 def test_following_ends() -> None:
-    """At a user's label, at a node that stands under itself, at one without a slot."""
+    """Following a profile ends at a user's label, at a node that points at itself, and at one without a slot."""
     slots = {C1: Slot(U1, True), U1: Slot(C2, True), C2: Slot(U1, True), C3: Slot(C3, True), D1: Slot(C3, True)}
-    assert [follow(slots, one) for one in (C1, U1, C2, C3, D1, U2)] == [C2, C2, C2, C3, C3, U2]
+    assert [follow_profile(slots, profile) for profile in (C1, U1, C2, C3, D1, U2)] == [C2, C2, C2, C3, C3, U2]
 
 
 def test_the_union_of_all_merges_users() -> None:
-    """Two users on one cookie become one; stamps are what was known when they were made."""
-    given = events([C1], [U1], [C1, U1], [C1, U2], [U3])
-    result = union_of_all(given, quiet, size=1)
+    """Two users on one cookie become one person; events keep the profile that was known on arrival."""
+    world_events = events([C1], [U1], [C1, U1], [C1, U2], [U3])
+    result = union_of_all(world_events, ignore_progress, size=1)
     assert groups(result.canonicals) == [0, 0, 0, 0, 1]
-    assert groups(result.stamped or ()) == [0, 1, 0, 0, 2]
-    assert groups(union_of_all(given, quiet, size=3).stamped or ()) == [0, 0, 0, 0, 1]
+    assert groups(result.at_arrival or ()) == [0, 1, 0, 0, 2]
+    assert groups(union_of_all(world_events, ignore_progress, size=3).at_arrival or ()) == [0, 0, 0, 0, 1]
 
 
 def test_caps_refuse_the_link_that_is_too_many() -> None:
-    """An e-mail has one user; a device three."""
-    result = capped_union(events([U1, M1], [U2, M1], [M1]), quiet)
+    """An e-mail may have one user, a device three."""
+    result = capped_union(events([U1, M1], [U2, M1], [M1]), ignore_progress)
     assert groups(result.canonicals) == [0, 1, 0]
-    result = capped_union(events([U1, D1], [U2, D1], [U3, D1], [U4, D1], [D1]), quiet)
+    result = capped_union(events([U1, D1], [U2, D1], [U3, D1], [U4, D1], [D1]), ignore_progress)
     assert groups(result.canonicals) == [0, 0, 0, 1, 0]
 
 
 def test_unique_only_gives_a_cookie_to_its_only_user() -> None:
-    """Also its events of before; a cookie of two users is nobody's; an e-mail stands in where there is no user."""
-    result = unique_only(events([C1], [C1, U1], [C2, U1], [C2, U2], [C2], [C3, M1], [C3], [M1, U2], [C1, C3]), quiet)
+    """Earlier events included; a cookie of two users is nobody's; an e-mail owns it where there is no user."""
+    result = unique_only(events([C1], [C1, U1], [C2, U1], [C2, U2], [C2], [C3, M1], [C3], [M1, U2], [C1, C3]), ignore_progress)
     assert result.canonicals == [U1, U1, U1, U2, C2, U2, U2, U2, U1]
 
 
 @pytest.mark.parametrize("resolve", [union_of_all, labels_in_sql])
 def test_components_are_those_of_scipy(world: IdentityWorld, resolve: Callable[..., ContenderResult]) -> None:
     """Both unions find the connected components of the whole graph."""
-    given = first_deliveries(world.events)
-    numbers = {node: n for n, node in enumerate(sorted({node for event in given for node in event.nodes}))}
-    rows = [(numbers[event.nodes[0]], numbers[node]) for event in given for node in event.nodes]
+    deliveries = first_deliveries(world.events)
+    numbers = {node: n for n, node in enumerate(sorted({node for event in deliveries for node in event.nodes}))}
+    rows = [(numbers[event.nodes[0]], numbers[node]) for event in deliveries for node in event.nodes]
     matrix = coo_array(([1] * len(rows), tuple(zip(*rows, strict=True))), shape=(len(numbers), len(numbers)))
     _, components = connected_components(matrix, directed=False)
-    expected = groups([int(components[numbers[event.nodes[0]]]) for event in given])
-    assert groups(resolve(given, quiet).canonicals) == expected
+    expected = groups([int(components[numbers[event.nodes[0]]]) for event in deliveries])
+    assert groups(resolve(deliveries, ignore_progress).canonicals) == expected
 
 
-def as_stamped(given: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
-    """The stage alone."""
-    return stage(given, advance)[0]
+def as_stamped(deliveries: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
+    """Return the result of the stage alone."""
+    return stage(deliveries, advance)[0]
 
 
-def tidied(given: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
-    """The stage, and what was put right afterwards."""
-    return stage(given, advance)[1]
+def tidied(deliveries: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
+    """Return the result of the stage after tidying."""
+    return stage(deliveries, advance)[1]
 
 
 @pytest.mark.parametrize("resolve", [as_stamped, tidied, union_of_all, capped_union, unique_only, labels_in_sql])
 def test_everybody_is_scored_on_a_small_world(world: IdentityWorld, resolve: Callable[..., ContenderResult]) -> None:
-    """One canonical an event, the same again in a second run, shares between 0 and 1, no recall above the bound by much."""
-    given = first_deliveries(world.events)
-    told: list[int] = []
-    shown = world.events if resolve in (as_stamped, tidied) else given
-    result = resolve(shown, told.append)
-    assert sum(told) == len(shown)
-    assert resolve(shown, quiet).canonicals == result.canonicals
-    found = score(world, given, result.canonicals, result.stamped)
+    """Each contender is deterministic, with shares between 0 and 1 and a recall near or below the bound."""
+    deliveries = first_deliveries(world.events)
+    progress: list[int] = []
+    shown = world.events if resolve in (as_stamped, tidied) else deliveries
+    result = resolve(shown, progress.append)
+    assert sum(progress) == len(shown)
+    assert resolve(shown, ignore_progress).canonicals == result.canonicals
+    figures = score(world, deliveries, result.canonicals, result.at_arrival)
     for name in ("wrong", "avoidable", "wrong_known", "precision", "recall"):
-        assert 0 <= asdict(found)[name] <= 1
-    assert found.canonicals >= 1
-    assert found.avoidable <= found.wrong
-    assert found.recall <= bound(world, given).recall + 0.01
+        assert 0 <= asdict(figures)[name] <= 1
+    assert figures.canonicals >= 1
+    assert figures.avoidable <= figures.wrong
+    assert figures.recall <= bound(world, deliveries).recall + 0.01
 
 
 def test_the_stage_never_has_two_users_in_one(world: IdentityWorld) -> None:
-    """Its first invariant, seen from outside."""
-    for result in stage(world.events, quiet):
-        assert score(world, first_deliveries(world.events), result.canonicals, result.stamped).two_users == 0
+    """No profile of the stage has two users."""
+    for result in stage(world.events, ignore_progress):
+        assert score(world, first_deliveries(world.events), result.canonicals, result.at_arrival).two_users == 0

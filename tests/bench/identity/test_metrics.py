@@ -1,18 +1,18 @@
-"""Figures of the identity bench, against examples that are counted by hand."""
+"""Scores of the identity bench, against examples counted by hand."""
 
 import pytest
 
 from bench.identity.causes import lost_by_cause, wrong_by_cause
-from bench.identity.metrics import bound, evidence, first_deliveries, score
+from bench.identity.metrics import bound, first_deliveries, person_components, score
 from bench.identity.world import KIOSK, OWN, SHARED, IdentityWorld, WorldEvent
 
 U0, U1 = "0" + "0" * 32, "0" + "1" * 32
 C0, C1, C2, KEPT = (f"2{name * 32}" for name in "abcd")
-WORLD = IdentityWorld(households=[0, 0, 1], users=[U0, U1, None], several={KEPT: "kiosk", C2: "junk e-mail"})
+WORLD = IdentityWorld(households=[0, 0, 1], users=[U0, U1, None], shared_nodes={KEPT: "kiosk", C2: "junk e-mail"})
 
 
 def event(n: int, person: int, *nodes: str, place: str = OWN) -> WorldEvent:
-    """One event."""
+    """Build one event."""
     return WorldEvent(n, n, f"e{n}", nodes, person, place)
 
 
@@ -28,48 +28,48 @@ EVENTS = [
 
 def test_figures_are_those_counted_by_hand() -> None:
     """Canonical x has three events of person 0 and one of person 1; y one of each of two persons."""
-    found = score(WORLD, EVENTS, ["x", "x", "x", "y", "x", "y"], ["x", "z", "x", "y", "z", "w"])
-    assert found.wrong == 2 / 6
-    # Event 4 has the nodes of event 5 too and came first, so by its nodes it is person 1's: it could have been right.
-    assert (found.avoidable, found.given_away) == (1 / 6, 0.0)
-    assert found.wrong_known == 2 / 6
-    assert found.canonicals == (1 + 2 + 1) / 3
-    assert found.precision == 3 / (6 + 1)
-    assert found.recall == 3 / (3 + 1)
-    assert (found.merged_people, found.merged_accounts, found.merged_households) == (2, 1, 1)
-    assert found.two_users == 0
-    assert found.stale == 3 / 6
-    assert found.overrides == 2 / 6
+    figures = score(WORLD, EVENTS, ["x", "x", "x", "y", "x", "y"], ["x", "z", "x", "y", "z", "w"])
+    assert figures.wrong == 2 / 6
+    # Event 4 has the nodes of event 5 and came first, so by its nodes it belongs to person 1: it is avoidable.
+    assert (figures.avoidable, figures.given_away) == (1 / 6, 0.0)
+    assert figures.wrong_known == 2 / 6
+    assert figures.canonicals == (1 + 2 + 1) / 3
+    assert figures.precision == 3 / (6 + 1)
+    assert figures.recall == 3 / (3 + 1)
+    assert (figures.merged_people, figures.merged_accounts, figures.merged_households) == (2, 1, 1)
+    assert figures.two_users == 0
+    assert figures.stale == 3 / 6
+    assert figures.overrides == 2 / 6
 
 
 def test_two_users_are_counted_by_what_events_carry() -> None:
-    """One canonical for all has both user ids; without stamps there is no staleness."""
-    found = score(WORLD, EVENTS, [0] * 6, None)
-    assert (found.two_users, found.stale, found.overrides) == (1, None, None)
-    assert found.wrong == 3 / 6
-    assert found.precision == (3 + 1) / 15
-    assert found.recall == 1.0
+    """One canonical for all has both user ids; without profiles on arrival there is no staleness."""
+    figures = score(WORLD, EVENTS, [0] * 6, None)
+    assert (figures.two_users, figures.stale, figures.overrides) == (1, None, None)
+    assert figures.wrong == 3 / 6
+    assert figures.precision == (3 + 1) / 15
+    assert figures.recall == 1.0
 
 
 def test_the_bound_is_what_nodes_can_tell() -> None:
-    """Two persons who are anonymous at one kiosk cannot be told apart; person 1's kiosk event cannot be known as hers."""
-    found = bound(WORLD, EVENTS)
-    assert found.wrong == 1 / 6
-    assert found.wrong_known == 0.0
-    assert found.canonicals == (1 + 2 + 1) / 3
-    assert found.recall == 3 / 4
+    """Two anonymous persons at one kiosk cannot be told apart, and person 1's kiosk event cannot be attributed."""
+    figures = bound(WORLD, EVENTS)
+    assert figures.wrong == 1 / 6
+    assert figures.wrong_known == 0.0
+    assert figures.canonicals == (1 + 2 + 1) / 3
+    assert figures.recall == 3 / 4
 
 
 def test_the_bound_is_reached_by_who_knows_the_truth() -> None:
-    """Its components connect what one person's own events connect, and nothing else."""
-    components = evidence(EVENTS)
+    """Components of the truth connect what one person's own events connect, and nothing else."""
+    components = person_components(EVENTS)
     assert components[0] == components[1] == components[2]
     assert len(set(components)) == 4
     assert score(WORLD, EVENTS, components, None).wrong == 0
 
 
 def test_wrong_events_have_causes() -> None:
-    """By place, or by what merged one's own device with another's; and whether a conflict gave it away."""
+    """The cause is the place, or what merged the own device with another's; conflicts that reveal it are counted."""
     assert wrong_by_cause(WORLD, EVENTS, ["x", "x", "x", "y", "x", "y"]) == {
         f"hidden, at: {KIOSK}": 1 / 6,
         f"unavoidable, at: {KIOSK}": 1 / 6,
@@ -77,15 +77,15 @@ def test_wrong_events_have_causes() -> None:
     merged = [event(0, 0, U0, C2), event(1, 0, U0, C2), event(2, 1, U1)]
     assert wrong_by_cause(WORLD, merged, ["x"] * 3) == {"hidden, own, merged by: junk e-mail": 1 / 3}
     assert score(WORLD, merged, ["x"] * 3, None).given_away == 0
-    seen = [*merged, event(3, 1, U1, C2)]
-    assert score(WORLD, seen, ["x", "x", "x", "y"], None).given_away == 1 / 4
-    assert score(WORLD, seen, ["x", "x", "x", "y"], None, nobodys={"x"}).given_away == 0
-    assert wrong_by_cause(WORLD, seen, ["x", "x", "x", "y"]) == {"own, merged by: junk e-mail": 1 / 4}
-    assert wrong_by_cause(WORLD, seen, ["x", "x", "x", "y"], {"x"}) == {}
+    conflicted = [*merged, event(3, 1, U1, C2)]
+    assert score(WORLD, conflicted, ["x", "x", "x", "y"], None).given_away == 1 / 4
+    assert score(WORLD, conflicted, ["x", "x", "x", "y"], None, nobodys={"x"}).given_away == 0
+    assert wrong_by_cause(WORLD, conflicted, ["x", "x", "x", "y"]) == {"own, merged by: junk e-mail": 1 / 4}
+    assert wrong_by_cause(WORLD, conflicted, ["x", "x", "x", "y"], {"x"}) == {}
 
 
 def test_lost_pairs_have_causes() -> None:
-    """Six pairs of person 0, one of them at home, all apart; two of person 1 that nothing connects."""
+    """Six pairs of person 0, one of them at home, all apart; two of person 1 without evidence."""
     events = [
         event(0, 0, U0, C0),
         event(1, 0, C0),
@@ -104,6 +104,6 @@ def test_lost_pairs_have_causes() -> None:
 
 
 def test_the_first_delivery_keeps_its_place() -> None:
-    """A duplicate is left out, and what came between stays between."""
+    """Duplicates are left out and the order is kept."""
     again = EVENTS[0]._replace(arrived=9)
     assert first_deliveries([*EVENTS[:3], again, *EVENTS[3:], again]) == EVENTS

@@ -27,13 +27,14 @@ from schemas.codec import encode
 from schemas.registry import Registry
 from streams.consent.ledger.store import RedisStateStore
 from streams.identity.evidence import link_record
+from streams.identity.graph.limits import Limit, Pair
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import log_key, slot_record
-from streams.identity.graph.union_find import Limit, Pair, Slot, Write
+from streams.identity.graph.union_find import Slot, Write
 from streams.identity.nodes import NodeKeys, alias, versions
 from streams.identity.refusals.refusals import Refusal, RememberedRefusal, Scope
 from streams.identity.repair import erasing as graph
-from streams.identity.repair.log import diff, read_log, rebuild
+from streams.identity.repair.log import compare_with_log, read_log, rebuild
 from streams.runtime.privacy.request_consumer import ROOMS, ack
 
 T = int(time.time() * 1000) - 60_000
@@ -106,7 +107,7 @@ def live(office: PrivacyContext, she: Person) -> None:
     limit = Limit("cookies_per_device", 12, 30)
     office.graph.admit([Pair(she.device, she.cookie, limit), Pair(she.kiosk, she.cookie, limit)], 20_000)
     refusal = RememberedRefusal(Refusal(T, T, "e"), signalled=True)
-    office.graph.refuse({at: {Scope("s", "opt-in", "marketing"): refusal} for at in (she.cookie, she.device, STRANGER)})
+    office.graph.add_refusals({at: {Scope("s", "opt-in", "marketing"): refusal} for at in (she.cookie, she.device, STRANGER)})
     for at, slot in [*slots.items(), (she.kiosk, demoted)]:
         say(MERGES, log_key(at, slot).decode(), slot_record(at, slot, "e", T))
     for others in ((she.kiosk,), (STRANGER, she.kiosk)):
@@ -159,7 +160,7 @@ def erase(office: PrivacyContext, node: str) -> dict[str, Any]:
     going_on, pen, tell = open_erasure(office, [node]), TransactionalWriter(office.settings), answering(office, node)
     if going_on is not None:
         return Erasure(office, pen, going_on, tell, 20).run()
-    return Erasure.begin(office, pen, graph.members(office.graph, node, office.alias), tell, 20).run()
+    return Erasure.begin(office, pen, graph.find_members(office.graph, node, office.alias), tell, 20).run()
 
 
 def point_commands_to(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +221,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(office: PrivacyContext
     assert len({record["request_id"] for record in chain}) == len(chain) == EFFECTS
     assert list(broken(chain, ChainHead(chain[-1]["seq"], chain[-1]["hash"]))) == []
     assert opened(office.settings) == {}
-    assert diff(read_log(office.settings), office.graph, lambda _n: None).same
+    assert compare_with_log(read_log(office.settings), office.graph, lambda _n: None).same
     with redis.Redis.from_url(office.settings.redis) as client:
         client.flushall()
     rebuild(read_log(office.settings), office.graph, lambda _n: None)
@@ -250,7 +251,7 @@ def test_a_room_that_does_not_answer_leaves_it_open(office: PrivacyContext) -> N
     """The command says who did not answer; the request stays, and is completed once they do."""
     she = person(200)
     live(office, she)
-    members = graph.members(office.graph, she.user, office.alias)
+    members = graph.find_members(office.graph, she.user, office.alias)
     assert (members.nodes, members.shared) == (tuple(sorted(she.nodes)), (she.kiosk,))
     with pytest.raises(ErasurePending, match="warehouse, bandit, decisions did not answer"):
         Erasure.begin(office, TransactionalWriter(office.settings), members, lambda _what: None, 0.1).run()
@@ -268,7 +269,7 @@ def test_who_comes_back_can_be_erased_again(office: PrivacyContext) -> None:
     erase(office, she.cookie)
     stamped = office.alias(she.cookie, 1)
     visit(office, 9_000, she.cookie, stamped, int(time.time() * 1000))
-    members = graph.members(office.graph, she.cookie, office.alias)
+    members = graph.find_members(office.graph, she.cookie, office.alias)
     assert stamped in members.profiles
     assert erase(office, she.cookie)["counts"]["clickhouse.events"] == 1
     (slot,) = office.graph.read([she.cookie])
@@ -281,7 +282,7 @@ def test_a_shared_id_is_nobodys(office: PrivacyContext) -> None:
     she = person(202)
     live(office, she)
     with pytest.raises(graph.NotErasable, match="several persons") as refused:
-        graph.members(office.graph, she.kiosk, office.alias)
+        graph.find_members(office.graph, she.kiosk, office.alias)
     assert she.kiosk not in str(refused.value)
 
 
@@ -363,7 +364,7 @@ def test_who_names_an_identifier_means_its_nodes_under_all_versions(
     assert (set(planned["nodes"]), set(planned["shared"])) == (hers | called, {she.kiosk for she in both})
     pen, members = (
         TransactionalWriter(settings),
-        graph.members_of(office.graph, names["device"], office.alias, keys.later_nodes),
+        graph.find_all_members(office.graph, names["device"], office.alias, keys.later_nodes),
     )
     Erasure.begin(office, pen, members, answering(office, both[0].user), 20).run()
     assert {slot and slot.state for slot in office.graph.read(sorted(hers | called))} == {"erased"}

@@ -26,11 +26,12 @@ from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.telemetry.metrics import Metrics
 from schemas.codec import decode, encode
 from streams.identity.evidence import LINKS, link_id, link_record
+from streams.identity.graph.limits import Limit, Pair
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES, log_key, slot_record
-from streams.identity.graph.union_find import SHARED, Limit, Nodes, Pair, Slot, Write
+from streams.identity.graph.union_find import SHARED, Nodes, Slot, Write
 from streams.identity.nodes import alias
-from streams.identity.repair.log import diff, read_log, rebuild
+from streams.identity.repair.log import compare_with_log, read_log, rebuild
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.follow import read_topic
 from streams.runtime.stage import Batch
@@ -164,9 +165,9 @@ def assert_forgotten(plant: Plant, store: RedisGraphStore, gone: set[str], left:
     assert missing(store) == gone
     assert rows(plant) == SLOTS.keys() - gone
     assert evidence(plant) == left
-    assert store.holding([*gone, STRANGER], ()) == 0
+    assert store.count_memberships([*gone, STRANGER], ()) == 0
     assert store.children([PHONE, USER, STRANGER, REGULAR]) == [set(), set(), set(), {SEEN}]
-    assert diff(read_log(plant.settings), store, nothing).same
+    assert compare_with_log(read_log(plant.settings), store, nothing).same
     with redis.Redis.from_url(plant.environment["HEADWATER_REDIS"]) as client:
         client.flushall()
     rebuild(read_log(plant.settings), store, nothing)
@@ -213,7 +214,7 @@ def test_whole_components_that_nobody_saw_are_forgotten(
         plant.wait_caught_up()
     rebuild(read_log(plant.settings), store, nothing)
     assert store.read([LAPTOP]) == [back._replace(logged=True)]
-    assert diff(read_log(plant.settings), store, nothing).same
+    assert compare_with_log(read_log(plant.settings), store, nothing).same
     assert LAPTOP in rows(plant)
     assert unseen.forget(plant.store, "ab" * 16, [LAPTOP], NOW_MS) == 0
     assert unseen.forget(plant.store, "cd" * 16, [LAPTOP], NOW_MS + 1) == 1
@@ -247,7 +248,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
     for owner, name in (
         (TransactionalWriter, "write"),
         (RedisGraphStore, "expire"),
-        (RedisGraphStore, "uncount"),
+        (RedisGraphStore, "reset_limits"),
         (unseen, "forget"),
         (unseen, "remove"),
     ):
@@ -299,7 +300,7 @@ def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisGraph
         assert run(plant, monkeypatch)[1]["slots"] == len(GONE)
     assert missing(store) == GONE - {LAPTOP}
     assert store.children([REGULAR]) == [{SEEN, LAPTOP}]
-    assert diff(read_log(plant.settings), store, nothing).same
+    assert compare_with_log(read_log(plant.settings), store, nothing).same
 
 
 def test_a_warehouse_that_cannot_tell_is_not_believed(
@@ -336,7 +337,7 @@ def test_a_worker_hears_of_it(plant: Plant, store: RedisGraphStore) -> None:
     for n in range(4):
         if n == 2:
             stage.on_broadcast(MERGES, [(SEEN.encode(), None), (KIOSK.encode(), None)])
-            assert stage._graph.known([SEEN, KIOSK]) == {SEEN: None, KIOSK: SLOTS[KIOSK][0]}
+            assert stage._graph.cached_slots([SEEN, KIOSK]) == {SEEN: None, KIOSK: SLOTS[KIOSK][0]}
         value = event(contract, n, identifiers=[SEEN, LONE], consent_purposes=7, consent_outcome="pass")
         outcome = stage.handle(Batch("events.consented", 0, [b"k"], [value], [n]), NOW_MS / 1000)
         for hook in outcome.after_commit:

@@ -1,4 +1,4 @@
-"""Workers on one graph, in one thread: each can be interrupted at any single write, by its end or by another worker's batch."""
+"""Workers on one graph, in one thread: each can be interrupted at any single write, by a crash or by another worker's batch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +7,10 @@ from typing import NamedTuple, TypeVar
 from infra.secrets import Secret
 from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
+from streams.identity.graph.limits import NOTHING, Pair
 from streams.identity.graph.slots import MERGES, slot_of
-from streams.identity.graph.store import Held, MemoryGraphStore
-from streams.identity.graph.union_find import NOTHING, GraphView, Pair, Slot, Write
+from streams.identity.graph.store import ClaimHolders, MemoryGraphStore
+from streams.identity.graph.union_find import GraphView, Slot, Write
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, RESOLVED
 from streams.identity.refusals.refusals import Refusals
@@ -26,22 +27,22 @@ Y = TypeVar("Y")
 
 
 class Ended(Exception):
-    """The worker's process is gone."""
+    """The worker's process has crashed."""
 
 
 class InterruptedStore(MemoryGraphStore):
-    """Before each single write something may happen."""
+    """A store with a hook before each single write."""
 
     def __init__(self) -> None:
         super().__init__()
         self.before_write: Callable[[], None] = lambda: None
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> Held:
+    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> ClaimHolders:
         """See `GraphStore`."""
-        call, held = super().claim, dict[bytes, bytes]()
+        call, holders = super().claim, dict[bytes, bytes]()
         for claim in claims.items():
-            held |= self._one(lambda one: call(dict(one), now, topic_id)(), claim)
-        return lambda: held
+            holders |= self._one(lambda item: call(dict(item), now, topic_id)(), claim)
+        return lambda: holders
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
@@ -51,22 +52,22 @@ class InterruptedStore(MemoryGraphStore):
     def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
         """See `GraphStore`."""
         call = super().admit
-        return [self._one(lambda one: call(one, day), pair)[0] for pair in pairs]
+        return [self._one(lambda item: call(item, day), pair)[0] for pair in pairs]
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """See `GraphStore`."""
         for slot in slots:
             self._one(super().confirm, slot)
 
-    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+    def add_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
         for item in refusals.items():
-            self._one(lambda one: super(InterruptedStore, self).refuse(dict(one)), item)
+            self._one(lambda entry: super(InterruptedStore, self).add_refusals(dict(entry)), item)
 
     def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
         for item in refusals.items():
-            self._one(lambda one: super(InterruptedStore, self).confirm_refusals(dict(one)), item)
+            self._one(lambda entry: super(InterruptedStore, self).confirm_refusals(dict(entry)), item)
 
     def _one(self, call: Callable[[Sequence[X]], Y], argument: X) -> Y:
         self.before_write()
@@ -74,7 +75,7 @@ class InterruptedStore(MemoryGraphStore):
 
 
 class WatchedStore(InterruptedStore):
-    """Before each single read something may happen too."""
+    """A store with a hook before each single read too."""
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
         """See `GraphStore`."""
@@ -93,11 +94,11 @@ class WatchedStore(InterruptedStore):
 
 
 class SureStore(InterruptedStore):
-    """A worker that takes for signalled what it has only remembered: a negative control."""
+    """Negative control: a worker that takes remembered refusals for signalled."""
 
-    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
-        """Nothing is pending."""
-        super().refuse(
+    def add_refusals(self, refusals: Mapping[str, Refusals]) -> None:
+        """Store refusals as signalled."""
+        super().add_refusals(
             {
                 node: {scope: memory._replace(signalled=True) for scope, memory in memories.items()}
                 for node, memories in refusals.items()
@@ -106,15 +107,15 @@ class SureStore(InterruptedStore):
 
 
 class TransitionStore(InterruptedStore):
-    """A worker that logs what it wrote itself and nothing that it met: the negative control."""
+    """Negative control: a worker that logs its own writes only, and not pending slots that it reads."""
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
-        """Every slot that is there passes for logged."""
+        """Return every slot as logged."""
         return [None if slot is None else slot._replace(logged=True) for slot in super().read(nodes)]
 
 
 class TightStore(InterruptedStore):
-    """Nothing holds more than one of anything."""
+    """A store in which each holder may hold one member."""
 
     def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
         """See `GraphStore`."""
@@ -122,30 +123,30 @@ class TightStore(InterruptedStore):
 
 
 class LabelFirstStore(InterruptedStore):
-    """A worker that claims a user's label before the link that it hangs on: the other negative control."""
+    """Negative control: a worker that claims a user's label before the link."""
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
-        """The label of each user that something is to be linked to, then what was asked for."""
+        """Write the labels of the users that are linked, then the writes."""
         won = []
         for write in writes:
-            if write.held is None and write.node[0] != "0" and write.slot.parent[0] == "0":
-                super().write([Write(write.slot.parent, None, Slot(write.node, logged=False), write.at)])
+            if write.expected is None and write.node[0] != "0" and write.slot.parent[0] == "0":
+                super().write([Write(write.slot.parent, None, Slot(write.node, logged=False), write.position)])
             won += super().write([write])
         return won
 
 
 @dataclass
 class Plan:
-    """What happens to whom, and when."""
+    """The interruptions of a run."""
 
     size: int
     """Events of a batch."""
     ends: dict[int, bool] = field(default_factory=dict)
-    """Number of a write, counted over all workers -> the worker ends before it (True), or another one has a batch first."""
+    """Number of a write, over all workers -> the worker crashes before it (True), or another worker runs a batch first."""
     uncommitted: frozenset[int] = frozenset()
-    """Batches, counted, whose worker ends before its commit."""
+    """Numbers of batches whose worker crashes before the commit."""
     unconfirmed: frozenset[int] = frozenset()
-    """Batches, counted, whose worker ends between its commit and what it does after it."""
+    """Numbers of batches whose worker crashes between the commit and the hooks after it."""
 
 
 class Withdrawal(NamedTuple):
@@ -157,7 +158,7 @@ class Withdrawal(NamedTuple):
 
 
 class World:
-    """Partitions of events or of withdrawals, one worker each, and the log."""
+    """Partitions of events or withdrawals, one worker each, and the log."""
 
     def __init__(
         self,
@@ -168,12 +169,12 @@ class World:
     ) -> None:
         self.store = store
         self._newer = newer
-        """Former nodes, and those that the same identifiers have under newer keys."""
+        """Former nodes -> nodes of the same identifiers under newer keys."""
         self.log: list[Record] = []
         self.signals: list[Record] = []
-        """What the consent room was told, committed."""
-        self.stamps: dict[int, list[Record]] = {}
-        """What left for each event of the world, by its number."""
+        """Committed signals to the consent room."""
+        self.outputs: dict[int, list[Record]] = {}
+        """Number of an event -> records that left for it."""
         self._partitions = partitions
         self._plan = plan
         self._next = [0] * len(partitions)
@@ -207,14 +208,14 @@ class World:
                     return
 
     def run(self) -> None:
-        """Until every event of every partition is through."""
+        """Run until every event of every partition is processed."""
         while waiting := [at for at, n in enumerate(self._next) if n < len(self._partitions[at])]:
             self._step(waiting[self._batches % len(waiting)])
         self.store.before_write = lambda: None
         self._commit(self._workers[0].on_tick(1e9))
 
     def _commit(self, outcome: Outcome) -> None:
-        """Its records into the log and to everybody, then what is done after that."""
+        """Append the records to the log, broadcast them, and run the hooks."""
         self._append(outcome)
         for hook in outcome.after_commit:
             hook()
@@ -227,7 +228,7 @@ class World:
             other.on_broadcast(MERGES, self._broadcast(committed))
 
     def _step(self, worker: int) -> None:
-        """One batch of a worker, which may end in it and then starts anew from its last commit."""
+        """Run one batch of a worker; a worker that crashes restarts from its last commit."""
         self._busy.add(worker)
         self._batches += 1
         number, first = self._batches, self._next[worker]
@@ -244,7 +245,7 @@ class World:
             self._next[worker] = first + len(values)
             for _, value, _ in outcome.out.get(RESOLVED, ()):
                 record = decode(REGISTRY, value or b"")[1]
-                self.stamps.setdefault(int(record["event_id"][1:]), []).append(record)
+                self.outputs.setdefault(int(record["event_id"][1:]), []).append(record)
             self._append(outcome)
             if number in self._plan.unconfirmed:
                 raise Ended
@@ -255,24 +256,24 @@ class World:
         finally:
             self._busy.discard(worker)
 
-    # -- what came of it
+    # -- results
 
     def live(self) -> dict[str, Slot]:
-        """The graph as it is."""
+        """Return the graph in the store."""
         return {node: slot._replace(logged=True) for node, slot in self.store.slots.items()}
 
     def logged(self) -> dict[str, Slot]:
-        """The graph by nothing but its log, in whatever order that is read."""
-        found: dict[str, Slot] = {}
+        """Return the graph by its log alone, whatever its order."""
+        slots: dict[str, Slot] = {}
         for record in self.log:
-            slot, known = slot_of(record), found.get(record["node"])
-            if known is None or known.epoch <= slot.epoch:
-                found[record["node"]] = slot
-        return found
+            slot, current = slot_of(record), slots.get(record["node"])
+            if current is None or current.epoch <= slot.epoch:
+                slots[record["node"]] = slot
+        return slots
 
 
 def groups_of(slots: dict[str, Slot], nodes: Iterable[str]) -> set[frozenset[str]]:
-    """Nodes that have the same root."""
+    """Return the sets of nodes that have the same root."""
     view = GraphView({**dict.fromkeys(nodes), **slots})
     groups: dict[str, set[str]] = {}
     for node in nodes:

@@ -1,4 +1,4 @@
-"""Identity workers on a real log: what the runtime does between a batch and its commit, without a group."""
+"""Identity workers on a real log: what the runtime does between a batch and its commit, without a consumer group."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -23,27 +23,28 @@ REGISTRY = Registry(CONTRACTS)
 T = 1_764_000_123_456
 
 
-def event(n: int, nodes: Iterable[str], **said: object) -> bytes:
-    """An event of events.consented with everything granted."""
+def event(n: int, nodes: Iterable[str], **fields: object) -> bytes:
+    """Encode an event of events.consented with everything granted."""
     record = {
         "consent_outcome": "pass", "consent_purposes": 7, "consent_reasons": "", "consent_policy": "", "consent_evidence": "",
         "event_id": f"e{n}", "event_name": "page_view", "source": "web", "site": "x", "heartbeat": False, "collector_ts": T,
-        "region": "", "signals": {}, "identifiers": sorted(nodes), "event_ts": 0, "event_ts_source": "", "protocol": "", **said,
+        "region": "", "signals": {}, "identifiers": sorted(nodes), "event_ts": 0, "event_ts_source": "", "protocol": "",
+        **fields,
     }  # fmt: skip
     return encode(REGISTRY.latest(CONSENTED), record)
 
 
-def revocation(subject: str, **said: object) -> bytes:
-    """A record of consent.revocations."""
+def revocation(subject: str, **fields: object) -> bytes:
+    """Encode a record of consent.revocations."""
     record = {
         "subject": subject, "site": "shop.example", "regulation": "opt-in", "purposes": ["analytics", "marketing"],
-        "withdrawn_ts": T, "received_ts": T + 9, "evidence": "e", "withdrawal": True, **said,
+        "withdrawn_ts": T, "received_ts": T + 9, "evidence": "e", "withdrawal": True, **fields,
     }  # fmt: skip
     return encode(REGISTRY.latest(REVOCATIONS), record)
 
 
 def end_of(settings: Settings, partition: int, topic: str = CONSENTED) -> int:
-    """The next offset of a partition of an input."""
+    """Return the next offset of a partition of an input."""
     deadline = time.monotonic() + 30
     with closing(reader(settings, "headwater.line")) as consumer:
         while True:
@@ -55,31 +56,31 @@ def end_of(settings: Settings, partition: int, topic: str = CONSENTED) -> int:
 
 
 class Line:
-    """Workers, one after the other at work, whose outcomes stand on Kafka before the next batch comes."""
+    """Workers that run one after the other; outcomes are on Kafka before the next batch."""
 
     def __init__(self, settings: Settings, workers: int) -> None:
         self.settings = settings
         self.now = T
-        """Collector time of the events that are sent, milliseconds UTC."""
+        """Collector time of sent events, milliseconds UTC."""
         self._producer = producer(settings)
         self.metrics = [Metrics() for _ in range(workers)]
         self.workers = [build(settings, metrics) for metrics in self.metrics]
         self.resolved: list[Record] = []
         self.signals: list[Record] = []
-        """What the consent room was told."""
+        """Signals to the consent room."""
         self.ends = [end_of(settings, worker) for worker in range(workers)]
         for worker, stage in enumerate(self.workers):
             stage.on_restore(DEFERRED, worker, ())
         self.events = sum(self.ends)
 
     def fresh(self) -> IdentityStage:
-        """A worker that has just started, and knows the log."""
+        """Return a worker that has just started and read the log."""
         return build(self.settings, Metrics())
 
     def send(self, combinations: Sequence[Sequence[str]], worker: int = 0, ids: Sequence[str] = ()) -> list[Record]:
-        """A batch of events on the worker's own partition of the input, and through it, committed; what left. `ids`: theirs."""
-        said = [{"event_id": one} for one in ids] or [{}] * len(combinations)
-        values = [event(self.events + n, nodes, collector_ts=self.now, **said[n]) for n, nodes in enumerate(combinations)]
+        """Send events on the worker's own partition, process and commit them; return what left. `ids`: event ids."""
+        fields = [{"event_id": event_id} for event_id in ids] or [{}] * len(combinations)
+        values = [event(self.events + n, nodes, collector_ts=self.now, **fields[n]) for n, nodes in enumerate(combinations)]
         offsets = range(self.ends[worker], self.ends[worker] + len(values))
         self.ends[worker] += len(values)
         self.events += len(values)
@@ -90,12 +91,12 @@ class Line:
         outcome = stage.handle(Batch(CONSENTED, worker, [b"k"] * len(values), values, offsets), 0)
         self.commit(outcome)
         assert outcome.passed + outcome.dropped["DUPLICATE"] == len(values)
-        left = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[RESOLVED]]
-        self.resolved += left
-        return left
+        records = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[RESOLVED]]
+        self.resolved += records
+        return records
 
     def withdraw(self, subject: str, worker: int = 0) -> list[Record]:
-        """A withdrawal through a worker, committed; what the rooms are asked."""
+        """Process and commit a withdrawal; return the privacy requests."""
         value = encode(REGISTRY.latest(REVOCATIONS), {
             "subject": subject, "site": "x", "regulation": "gdpr", "purposes": ["personalization"], "withdrawn_ts": T,
             "received_ts": T, "evidence": "",
@@ -108,12 +109,12 @@ class Line:
         return [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(REQUESTS, ())]
 
     def spoil(self) -> None:
-        """Put something that is no record on the topic of withdrawals."""
+        """Produce undecodable bytes on the topic of withdrawals."""
         self._producer.produce(REVOCATIONS, b"rubbish", b"k", 0)
         assert self._producer.flush(10) == 0
 
     def tick(self, *workers: int) -> list[Outcome]:
-        """What workers do between batches; committed."""
+        """Tick all workers and commit."""
         outcomes = []
         for worker in workers:
             outcomes.append(self.workers[worker].on_tick(0))
@@ -121,7 +122,7 @@ class Line:
         return outcomes
 
     def commit(self, outcome: Outcome) -> None:
-        """Everything but the events onto Kafka, then the hooks, then the broadcast to everybody."""
+        """Produce everything except the events, run the hooks, broadcast to all workers."""
         for topic, outputs in outcome.out.items():
             for key, value, partition in outputs if topic != RESOLVED else ():
                 self._producer.produce(topic, value, key, max(partition, 0))

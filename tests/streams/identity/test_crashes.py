@@ -1,4 +1,4 @@
-"""Whoever ends wherever, whoever is faster: the graph is the oracle's, and its log alone says the same."""
+"""Whichever worker crashes or overtakes, the graph is the oracle's, and the log alone says the same."""
 
 import numpy as np
 import pytest
@@ -28,12 +28,12 @@ NODES = [node for nodes in OWN.values() for node in nodes]
 
 
 def some(nodes: list[str]) -> st.SearchStrategy[Nodes]:
-    """An event with one to four of these."""
-    return st.lists(st.sampled_from(nodes), min_size=1, max_size=4, unique=True).map(lambda found: tuple(sorted(found)))
+    """Strategy for an event with one to four of these nodes."""
+    return st.lists(st.sampled_from(nodes), min_size=1, max_size=4, unique=True).map(lambda nodes: tuple(sorted(nodes)))
 
 
 PEACEFUL = st.lists(st.integers(0, PEOPLE - 1).flatmap(lambda person: some(OWN[person])), min_size=1, max_size=24)
-"""Nobody uses what is another one's."""
+"""Events without conflicts."""
 CONFLICTED = st.lists(some(NODES), min_size=1, max_size=24)
 PLANS = st.builds(
     Plan,
@@ -45,7 +45,7 @@ PLANS = st.builds(
 
 
 def spread(events: list[Nodes], workers: int, order: list[int]) -> list[list[tuple[int, Nodes]]]:
-    """Events in this order, each a second time at the end, over partitions."""
+    """Spread events, each a second time at the end, over partitions."""
     partitions: list[list[tuple[int, Nodes]]] = [[] for _ in range(workers)]
     for place, n in enumerate([*order, *order[: len(order) // 2]]):
         partitions[place % workers].append((n, events[n]))
@@ -54,16 +54,16 @@ def spread(events: list[Nodes], workers: int, order: list[int]) -> list[list[tup
 
 @st.composite
 def worlds(draw: st.DrawFn, events: st.SearchStrategy[list[Nodes]], store: type[InterruptedStore]) -> tuple[list[Nodes], World]:
-    """Shuffled events with duplicates, on one to four workers, with a plan of what happens; run to the end."""
-    asked = draw(events)
-    order = draw(st.permutations(range(len(asked))))
-    world = World(store(), spread(asked, draw(st.integers(1, 4)), order), draw(PLANS))
+    """Draw shuffled events with duplicates, one to four workers and a plan of interruptions, and run to the end."""
+    drawn = draw(events)
+    order = draw(st.permutations(range(len(drawn))))
+    world = World(store(), spread(drawn, draw(st.integers(1, 4)), order), draw(PLANS))
     world.run()
-    return asked, world
+    return drawn, world
 
 
 def oracle(events: list[Nodes]) -> set[frozenset[str]]:
-    """Components by scipy."""
+    """Return the components, by scipy."""
     index = {node: at for at, node in enumerate(NODES)}
     rows, columns = zip(*[(index[nodes[0]], index[node]) for nodes in events for node in nodes], strict=True)
     size = len(NODES)
@@ -76,10 +76,10 @@ def oracle(events: list[Nodes]) -> set[frozenset[str]]:
 
 @given(worlds(PEACEFUL, InterruptedStore))
 @settings(deadline=None, max_examples=300)
-def test_the_graph_is_the_oracles_and_so_is_its_log(made: tuple[list[Nodes], World]) -> None:
-    """Partition and roots, live and by the log alone; the smallest node of each group is its root."""
-    asked, world = made
-    expected = oracle(asked)
+def test_the_graph_is_the_oracles_and_so_is_its_log(case: tuple[list[Nodes], World]) -> None:
+    """Components and roots are right in the store and by the log; the smallest node is the root."""
+    events, world = case
+    expected = oracle(events)
     assert groups_of(world.store.slots, NODES) == expected
     assert groups_of(world.logged(), NODES) == expected
     view = GraphView({**dict.fromkeys(NODES), **world.store.slots})
@@ -89,75 +89,77 @@ def test_the_graph_is_the_oracles_and_so_is_its_log(made: tuple[list[Nodes], Wor
 
 @given(worlds(CONFLICTED, InterruptedStore) | worlds(CONFLICTED, TightStore))
 @settings(deadline=None, max_examples=500)
-def test_no_profile_has_two_users(made: tuple[list[Nodes], World]) -> None:
-    """Whatever conflicts: users keep profiles of their own, the log says what is live, and nothing is lost."""
-    asked, world = made
+def test_no_profile_has_two_users(case: tuple[list[Nodes], World]) -> None:
+    """With conflicts too, no profile has two users, the log equals the store, and no event is lost."""
+    events, world = case
     assert world.live() == world.logged()
     view = GraphView({**dict.fromkeys(NODES), **world.store.slots})
     users: dict[str, set[str]] = {}
-    for n, records in world.stamps.items():
+    for n, records in world.outputs.items():
         for record in records:
-            if asked[n][0][0] == "0" and record["identity_state"] == "resolved":
-                users.setdefault(record["profile_id"], set()).add(asked[n][0])
-    # Of two users in one event the second is believed once the first has been demoted: then two speak for one event.
-    alone = {nodes[0] for nodes in asked} - {node for nodes in asked for node in nodes[1:]}
-    assert {profile: found for profile, found in users.items() if len(found & alone) > 1} == {}
-    seen = {node for nodes in asked for node in nodes if node[0] == "0" and node == nodes[0]}
-    labels = {user: view.label(user) for user in seen}
+            if events[n][0][0] == "0" and record["identity_state"] == "resolved":
+                users.setdefault(record["profile_id"], set()).add(events[n][0])
+    # Once the first of two users in an event is demoted, the second one counts: two users attribute one event.
+    alone = {nodes[0] for nodes in events} - {node for nodes in events for node in nodes[1:]}
+    assert {profile: profile_users for profile, profile_users in users.items() if len(profile_users & alone) > 1} == {}
+    strongest = {node for nodes in events for node in nodes if node[0] == "0" and node == nodes[0]}
+    labels = {user: view.label(user) for user in strongest}
     assert None not in labels.values()
     assert len(set(labels.values())) == len(labels)
-    assert set(world.stamps) == set(range(len(asked))), "each event left"
+    assert set(world.outputs) == set(range(len(events))), "each event left"
     alone = {
-        record["profile_id"] for records in world.stamps.values() for record in records if record["identity_state"] == SHARED
+        record["profile_id"] for records in world.outputs.values() for record in records if record["identity_state"] == SHARED
     }
     assert not alone & set(NODES)
 
 
 @given(worlds(CONFLICTED, InterruptedStore))
 @settings(deadline=None, max_examples=100)
-def test_an_event_passes_once(made: tuple[list[Nodes], World]) -> None:
-    """Of an id that came twice, on whichever partitions, exactly one passes, though workers end between the two."""
-    _, world = made
-    assert {n: len(records) for n, records in world.stamps.items() if len(records) != 1} == {}
+def test_an_event_passes_once(case: tuple[list[Nodes], World]) -> None:
+    """Of a duplicate pair exactly one event passes, on any partitions and with any crash."""
+    _, world = case
+    assert {n: len(records) for n, records in world.outputs.items() if len(records) != 1} == {}
 
 
 @given(worlds(CONFLICTED, InterruptedStore))
 @settings(deadline=None, max_examples=100)
-def test_a_rebuilt_graph_goes_on_as_the_old_one(made: tuple[list[Nodes], World]) -> None:
-    """An empty store filled from the log stamps every event as the live one would."""
-    asked, world = made
-    again = [(len(asked) + n, nodes) for n, nodes in enumerate(asked)]
+def test_a_rebuilt_graph_goes_on_as_the_old_one(case: tuple[list[Nodes], World]) -> None:
+    """A store filled from the log resolves every event as the live one."""
+    events, world = case
+    again = [(len(events) + n, nodes) for n, nodes in enumerate(events)]
     rebuilt = InterruptedStore()
     rebuilt.slots = world.logged()
-    rebuilt.held = world.store.held
+    rebuilt.memberships = world.store.memberships
     stamps = []
     for store in (world.store, rebuilt):
         late = World(store, [again], Plan(5))
         late.run()
-        stamps.append({n: [record["profile_id"] for record in records] for n, records in late.stamps.items()})
+        stamps.append({n: [record["profile_id"] for record in records] for n, records in late.outputs.items()})
     assert stamps[0] == stamps[1]
 
 
 def test_who_logs_only_what_it_wrote_loses_links() -> None:
-    """The negative control: emitted on transition, a link of a worker that ended before its commit never gets into the log."""
+    """Negative control: without logging pending slots again, a crash before the commit loses a link."""
     _, world = find(
-        worlds(PEACEFUL, TransitionStore), lambda made: made[1].live() != made[1].logged(), settings=settings(deadline=None)
+        worlds(PEACEFUL, TransitionStore), lambda case: case[1].live() != case[1].logged(), settings=settings(deadline=None)
     )
     assert world.logged().keys() < world.live().keys()
 
 
 def test_who_claims_labels_before_links_merges_users() -> None:
-    """The other one: two workers that want the same cookie both take it as their user's label."""
+    """Negative control: two workers that claim one cookie as label before the link merge two users."""
     cookie = "2" + "c" * 32
-    asked = [[(0, (OWN[0][0], cookie))], [(1, (OWN[1][0], cookie))]]
+    partitions = [[(0, (OWN[0][0], cookie))], [(1, (OWN[1][0], cookie))]]
 
     def labels(store: InterruptedStore, meanwhile: int) -> list[str]:
-        World(store, asked, Plan(1, {meanwhile: False})).run()
+        World(store, partitions, Plan(1, {meanwhile: False})).run()
         return [slot.parent for node, slot in store.slots.items() if node[0] == "0"]
 
     moments = range(1, 12)
-    assert any(len(set(found)) < len(found) for found in (labels(LabelFirstStore(), at) for at in moments))
-    assert all(len(set(found)) == len(found) == 2 for found in (labels(InterruptedStore(), at) for at in moments))
+    assert any(len(set(user_labels)) < len(user_labels) for user_labels in (labels(LabelFirstStore(), at) for at in moments))
+    assert all(
+        len(set(user_labels)) == len(user_labels) == 2 for user_labels in (labels(InterruptedStore(), at) for at in moments)
+    )
 
 
 CONFLICT: list[Nodes] = [
@@ -167,19 +169,19 @@ CONFLICT: list[Nodes] = [
 PEACE: list[Nodes] = [nodes for nodes in CONFLICT if nodes != (NODES[10], NODES[4])]
 
 
-@pytest.mark.parametrize("asked", [CONFLICT, PEACE], ids=["conflict", "peace"])
-def test_every_single_write_may_be_the_last(asked: list[Nodes]) -> None:
-    """The worker ended before its first write, its second, and so on, until there are no more: the log says what is live."""
+@pytest.mark.parametrize("events", [CONFLICT, PEACE], ids=["conflict", "peace"])
+def test_every_single_write_may_be_the_last(events: list[Nodes]) -> None:
+    """A crash before each write in turn leaves a log that equals the store."""
 
     def run(ends: dict[int, bool]) -> World:
-        world = World(InterruptedStore(), spread(asked, 2, list(range(len(asked)))), Plan(2, ends))
+        world = World(InterruptedStore(), spread(events, 2, list(range(len(events)))), Plan(2, ends))
         world.run()
         return world
 
     whole = run({})
-    assert any(slot.state == SHARED for slot in whole.live().values()) == (asked is CONFLICT)
+    assert any(slot.state == SHARED for slot in whole.live().values()) == (events is CONFLICT)
     for last in range(1, whole.writes + 1):
         world = run({last: True})
         assert world.live() == world.logged(), last
-        if asked is PEACE:
-            assert groups_of(world.live(), NODES) == oracle(asked), last
+        if events is PEACE:
+            assert groups_of(world.live(), NODES) == oracle(events), last

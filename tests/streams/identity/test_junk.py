@@ -1,4 +1,4 @@
-"""Literals that are nobody's: each of them, in each spelling that senders use."""
+"""Placeholders identify nobody, in every spelling that senders use."""
 
 import hashlib
 
@@ -32,13 +32,13 @@ SPELT = (
 
 @pytest.mark.parametrize("kind", OPAQUE)
 def test_each_entry_is_nobody(kind: str) -> None:
-    """Every word, sample, address and digest of the generated list, in either case."""
+    """Every word, sample, address and digest of the list is junk, in either case."""
     assert [value for entry in ENTRIES for value in (entry, entry.upper()) if normalise(kind, value) is not None] == []
 
 
 @given(st.sampled_from(sorted(WORDS | SAMPLES)), st.sampled_from(SPELT), st.sampled_from([str.lower, str.upper, str.title]))
 def test_each_entry_is_nobody_however_it_is_spelt(entry: str, form: str, case: "type[str]") -> None:
-    """Quotes, brackets, zero-width characters and capitals do not make somebody of nobody."""
+    """Quotes, brackets, zero-width characters and capitals change nothing."""
     assert normalise("user", form.format(case(entry))) is None
 
 
@@ -47,7 +47,7 @@ def test_each_entry_is_nobody_however_it_is_spelt(entry: str, form: str, case: "
     "word", ["", " ", "null", "NULL", "undefined", "None", "0", "test@example.com", "a@a.com", "(not set)"]
 )
 def test_digests_of_nothing_are_nobody(word: str, name: str) -> None:
-    """A sender that hashes what it has without looking hashes the empty string too."""
+    """Digests of the empty string are junk."""
     digest = hashlib.new(name, word.encode(), usedforsecurity=False).hexdigest()
     assert node(KEYS, "user", digest) is node(KEYS, "user", digest.upper()) is None
     assert node(KEYS, "user", hashlib.new(name, b"jo@shop.example", usedforsecurity=False).hexdigest()) is not None
@@ -113,7 +113,7 @@ def test_digests_of_nothing_are_nobody(word: str, name: str) -> None:
 )
 @pytest.mark.parametrize("kind", OPAQUE)
 def test_what_nobody_has_filled_in_is_nobody(kind: str, value: str) -> None:
-    """Templates, objects written as text, nothing twice, filling of every kind."""
+    """Templates, serialised objects, empty values and padding are junk."""
     assert node(KEYS, kind, value) is None
 
 
@@ -150,7 +150,7 @@ def test_what_nobody_has_filled_in_is_nobody(kind: str, value: str) -> None:
     ],
 )
 def test_ordinary_ids_are_somebody(value: str) -> None:
-    """What only looks a little like junk is an id."""
+    """Ids that only resemble junk are ids."""
     assert normalise("user", value) == value
 
 
@@ -175,12 +175,12 @@ def test_ordinary_ids_are_somebody(value: str) -> None:
     ],
 )
 def test_addresses_that_many_type_are_nobody(value: str) -> None:
-    """Test addresses, mailboxes that nobody reads, templates."""
+    """Test addresses, unread mailboxes and templates are junk."""
     assert node(KEYS, "email", value) is None
 
 
 def test_reserved_domains_lend_no_placeholder_an_owner() -> None:
-    """At documentation's domains a placeholder is nobody's; another address there is as good as any."""
+    """At reserved domains placeholders are junk; other addresses are not."""
     for domain in RESERVED:
         tld = domain if "." in domain else f"shop.{domain}"
         assert [box for box in RESERVED_MAILBOXES if normalise("email", f"{box}@{tld}") is not None] == []
@@ -192,5 +192,5 @@ def test_reserved_domains_lend_no_placeholder_an_owner() -> None:
     "value", ["jo@shop.example", "testa@shop.example", "contest@shop.example", "nina@na.com", "bmw@bmw.example"]
 )
 def test_ordinary_addresses_are_somebody(value: str) -> None:
-    """What only looks a little like a test address is one."""
+    """Addresses that only resemble test addresses are addresses."""
     assert normalise("email", value) == value

@@ -1,4 +1,4 @@
-"""Ids that go with too many others: constants of each tier are nobody's, fast and slow ones, and persons keep theirs."""
+"""Nodes that come with too many others: constants of each tier are demoted, fast and slow ones, and persons keep their ids."""
 
 import random
 from collections import Counter
@@ -10,16 +10,17 @@ import redis
 from infra.secrets import Secret
 from schemas.codec import decode
 from streams.identity.evidence import CONFLICTS, LINKS
-from streams.identity.graph.hubs import collect
+from streams.identity.graph.limits import LIMITS, USER
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.store import GraphStore, MemoryGraphStore
-from streams.identity.graph.union_find import LIMITS, SHARED, USER
-from streams.identity.nodes import TIERS, NodeKeys, named
+from streams.identity.graph.union_find import SHARED
+from streams.identity.nodes import TIERS, NodeKeys, event_nodes
 from streams.identity.reading import DAY_MS
-from streams.identity.repair.tidying import hubs, tidy
+from streams.identity.repair.hubs import collect
+from streams.identity.repair.tidying import find_hubs, tidy
 from tests.streams.identity.line import REGISTRY, T, event
 from tests.streams.identity.repair.test_split import ALIAS
-from tests.streams.identity.repair.test_tidying import Said, ignored
+from tests.streams.identity.repair.test_tidying import MemoryEvidence, drop_slots
 from tests.streams.identity.test_stage import batch, commit, resolved, stage
 
 KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
@@ -45,13 +46,13 @@ CONSTANTS = [pytest.param(constant, kind, id=name) for constant, kind, name in C
 
 
 def own(kind: str, person: int) -> tuple[str, str]:
-    """An id of hers."""
+    """Return an id of a person."""
     values = {"email": f"person{person}@post.example", "phone": f"+49302{random.Random(person).randrange(10**6, 10**7)}"}
     return kind, values.get(kind, f"{kind}-{person}")
 
 
 class House:
-    """A worker; remembers what it says on its topics."""
+    """A worker that records its evidence and conflicts."""
 
     def __init__(self, store: GraphStore) -> None:
         self._room = stage(store)
@@ -62,9 +63,9 @@ class House:
         """Node, rule."""
 
     def send(self, some: Iterable[Ids], day: int = 0) -> list[str]:
-        """A batch of events; their profiles."""
-        nodes = [named(KEYS, ids).nodes for ids in some]
-        values = [event(self._sent + n, found, collector_ts=T + day * DAY_MS) for n, found in enumerate(nodes)]
+        """Process a batch of events; return their profiles."""
+        combinations = [event_nodes(KEYS, ids).nodes for ids in some]
+        values = [event(self._sent + n, names, collector_ts=T + day * DAY_MS) for n, names in enumerate(combinations)]
         outcome = self._room.handle(batch(values, self._sent), T / 1_000 + day * 86_400)
         commit(outcome)
         self._sent += len(values)
@@ -77,20 +78,20 @@ class House:
         return [record["profile_id"] for record in resolved(outcome)]
 
     def largest(self, kind: str, persons: Iterable[int], day: int) -> int:
-        """Persons in the largest profile, by events of their own ids alone."""
+        """Return the number of persons in the largest profile, by events of their own ids alone."""
         profiles = self.send([[own(kind, person)] for person in persons], day)
         return Counter(profiles).most_common(1)[0][1]
 
 
 def node_of(identifier: tuple[str, str]) -> str:
-    """Its node."""
-    return named(KEYS, [identifier]).nodes[0]
+    """Return the node of an id."""
+    return event_nodes(KEYS, [identifier]).nodes[0]
 
 
 @pytest.mark.parametrize("size", [1, 100])
 @pytest.mark.parametrize(("constant", "kind"), CONSTANTS)
 def test_a_constant_does_not_make_one_of_many(constant: tuple[str, str], kind: str, size: int) -> None:
-    """Of 300 persons in a day no more are merged than a limit takes; a batch that is over it merges nobody."""
+    """Of 300 persons in a day at most as many are merged as the limit allows; a batch over it merges nobody."""
     house = House(store := MemoryGraphStore())
     for start in range(0, 300, size):
         house.send([[constant, own(kind, person)] for person in range(start, start + size)])
@@ -98,13 +99,13 @@ def test_a_constant_does_not_make_one_of_many(constant: tuple[str, str], kind: s
     assert store.slots[shared].state == SHARED
     assert [node for node, _ in house.conflicts] == [shared], "and nobody else"
     least = min(limit.most for limit in LIMITS[TIERS[constant[0]], TIERS[kind]])
-    # Whom a demoted user had taken is free as soon as she is met.
+    # Nodes under a demoted user are free when they come next.
     assert house.largest(kind, range(300), 0) == (least if size == 1 and shared[0] != USER else 1)
 
 
 @pytest.mark.parametrize(("constant", "kind"), CONSTANTS)
 def test_a_slow_constant_is_found_too(constant: tuple[str, str], kind: str) -> None:
-    """One new visitor a day: it is demoted on its way, and `tidy` sets free what it had merged."""
+    """With one new visitor a day it is demoted, and `tidy` frees what it had merged."""
     house = House(store := MemoryGraphStore())
     for day in range(200):
         house.send([[constant, own(kind, day)]], day)
@@ -112,8 +113,8 @@ def test_a_slow_constant_is_found_too(constant: tuple[str, str], kind: str) -> N
     assert [node for node, _ in house.conflicts] == [shared]
     widest = max(limit.most for limit in LIMITS[TIERS[constant[0]], TIERS[kind]])
     assert house.largest(kind, range(200), 200) <= widest
-    evidence = Said([nodes for nodes, _ in house.evidence])
-    assert all(done is not None for _, done in tidy(store, [shared], evidence, ALIAS, ignored))
+    evidence = MemoryEvidence([nodes for nodes, _ in house.evidence])
+    assert all(journal is not None for _, journal in tidy(store, [shared], evidence, ALIAS, drop_slots))
     assert House(store).largest(kind, range(200), 201) == 1
 
 
@@ -121,22 +122,22 @@ def test_a_slow_constant_is_found_too(constant: tuple[str, str], kind: str) -> N
 def test_a_constant_of_before_is_found_by_the_log(
     constant: tuple[str, str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was merged while there was no limit: the evidence gives the constant away, and nobody else."""
+    """The evidence of a time without limits reveals the constant, and nobody else."""
     house = House(store := MemoryGraphStore())
     with monkeypatch.context() as patched:
-        patched.setattr("streams.identity.graph.union_find.LIMITS", {})
+        patched.setattr("streams.identity.graph.limits.LIMITS", {})
         for day in range(150):
             house.send([[constant, own(kind, day)], [own(kind, day), own("cookie", 1_000 + day)]], day)
     assert house.largest(kind, range(150), 150) == 150
-    found = found_by_log(house, store)
-    assert found == [node_of(constant)]
-    list(tidy(store, found, Said([nodes for nodes, _ in house.evidence]), ALIAS, ignored))
+    over = found_by_log(house, store)
+    assert over == [node_of(constant)]
+    list(tidy(store, over, MemoryEvidence([nodes for nodes, _ in house.evidence]), ALIAS, drop_slots))
     assert found_by_log(house, store) == [], "nor is it looked at again"
     assert House(store).largest(kind, range(150), 151) == 1
 
 
 def test_the_ids_of_one_kiosk_do_not_vouch_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its device and its cookie come together each time; both are nobody's, as they come and by the log."""
+    """A device and a cookie that always come together are both found, by events and by the log."""
     kiosk = [("device", "kiosk-terminal"), ("cookie", "kiosk-browser")]
     house = House(MemoryGraphStore())
     for person in range(30):
@@ -144,14 +145,14 @@ def test_the_ids_of_one_kiosk_do_not_vouch_for_each_other(monkeypatch: pytest.Mo
     assert sorted(node for node, _ in house.conflicts) == sorted(map(node_of, kiosk))
     before = House(store := MemoryGraphStore())
     with monkeypatch.context() as patched:
-        patched.setattr("streams.identity.graph.union_find.LIMITS", {})
+        patched.setattr("streams.identity.graph.limits.LIMITS", {})
         for person in range(30):
             before.send([[*kiosk, own("email", person)]], 3 * person)
     assert found_by_log(before, store) == sorted(map(node_of, kiosk))
 
 
 def test_both_stores_demote_the_same(redis_url: str) -> None:
-    """Constants, persons, a replay of each batch: slots are the same in memory and in Redis."""
+    """Constants, persons and replays leave the same slots in memory and in Redis."""
     rng = random.Random(4)
     events = [
         [(constant if rng.random() < 0.5 else own("cookie", person % 7)), own(kind, person)]
@@ -175,7 +176,7 @@ def test_both_stores_demote_the_same(redis_url: str) -> None:
 
 
 def test_every_pair_of_tiers_has_a_limit() -> None:
-    """But those with a user as member: an id of two users is demoted at once."""
+    """Except pairs with a user as member, which are demoted at once."""
     tiers = sorted(set(TIERS.values()))
     assert LIMITS.keys() == {(holder, member) for holder in tiers for member in tiers if member != USER}
     rules = [limit.rule for limits in LIMITS.values() for limit in limits]
@@ -187,7 +188,7 @@ def test_every_pair_of_tiers_has_a_limit() -> None:
 
 @pytest.mark.parametrize("logs_in", [["user", "email"], ["user"], ["email"], ["user", "phone"]])
 def test_who_drops_her_cookies_weekly_stays_who_she_is(logs_in: Sequence[str]) -> None:
-    """Two years of a new cookie each week, always with the same login: nothing of hers is demoted, all of it is one profile."""
+    """Two years of a new cookie each week with one login stay one profile without demotions."""
     house = House(store := MemoryGraphStore())
     login = [own(kind, 1) for kind in logs_in]
     for week in range(104):
@@ -198,7 +199,7 @@ def test_who_drops_her_cookies_weekly_stays_who_she_is(logs_in: Sequence[str]) -
 
 
 def test_a_stable_cookie_beside_a_weekly_one_stays() -> None:
-    """A cookie that a server sets beside a client id that Safari drops each week, for two years."""
+    """A server cookie beside a client id that is dropped each week, for two years."""
     house = House(store := MemoryGraphStore())
     for week in range(104):
         house.send([[("cookie", "server-set"), ("cookie", f"client-{week}")]], 7 * week)
@@ -206,7 +207,7 @@ def test_a_stable_cookie_beside_a_weekly_one_stays() -> None:
 
 
 def test_a_family_keeps_its_tablet() -> None:
-    """Two persons with two addresses and a phone each are no crowd."""
+    """Two persons with two addresses and a phone each do not exceed a limit."""
     house = House(MemoryGraphStore())
     contacts = [own(kind, person) for kind in ("email", "phone") for person in (1, 2)] + [own("email", 3), own("email", 4)]
     house.send([[("device", "tablet"), contact] for contact in contacts])
@@ -214,8 +215,8 @@ def test_a_family_keeps_its_tablet() -> None:
 
 
 def found_by_log(house: House, store: MemoryGraphStore) -> list[str]:
-    """Ids that `tidy` finds by the evidence."""
+    """Return the nodes that `tidy` finds by the evidence."""
     members: dict[str, dict[str, int]] = {}
     for nodes, day in house.evidence:
         collect(members, nodes, day, nodes)
-    return hubs(store, members, Said([nodes for nodes, _ in house.evidence]))
+    return find_hubs(store, members, MemoryEvidence([nodes for nodes, _ in house.evidence]))

@@ -11,13 +11,13 @@ from infra.settings import PACKAGED_CONTRACTS
 from schemas.registry import Registry
 from streams.collector.event import ProtocolEvent
 from streams.collector.normalise import Normaliser, RequestContext
-from streams.identity.nodes import NodeKeys, all_nodes, named, node, normalise, versions
+from streams.identity.nodes import NodeKeys, all_nodes, event_nodes, node, normalise, versions
 
 KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
 
 
 @pytest.mark.parametrize(
-    ("kind", "one", "other"),
+    ("kind", "first", "second"),
     [
         ("email", " Ada@Example.ORG ", "ada@example.org"),
         ("phone", "+49 (30) 901820", "004930901820"),
@@ -50,9 +50,9 @@ KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
         ("phone", "+39 (0)6 12345678", "+39 06 12345678"),
     ],
 )
-def test_spellings_of_one_identifier_give_one_node(kind: str, one: str, other: str) -> None:
-    """Case, spaces and dialling prefixes do not make two people."""
-    assert node(KEYS, kind, one) == node(KEYS, kind, other) is not None
+def test_spellings_of_one_identifier_give_one_node(kind: str, first: str, second: str) -> None:
+    """Case, spaces and dialling prefixes do not change the node."""
+    assert node(KEYS, kind, first) == node(KEYS, kind, second) is not None
 
 
 GOLDEN = (
@@ -78,12 +78,12 @@ GOLDEN = (
 
 @pytest.mark.parametrize(("kind", "value", "expected"), GOLDEN)
 def test_ordinary_identifiers_keep_their_nodes(kind: str, value: str, expected: str) -> None:
-    """What is remembered of consent and links is remembered of these; a stricter reading of odd spellings moves none."""
+    """Nodes of ordinary identifiers never change, because consent and links are stored under them."""
     assert node(KEYS, kind, value) == expected
 
 
 @pytest.mark.parametrize(
-    ("kind", "one", "other"),
+    ("kind", "first", "second"),
     [
         ("email", "j.o@gmail.com", "jo@gmail.com"),
         ("email", "jo+shop@gmail.com", "jo@gmail.com"),
@@ -94,13 +94,13 @@ def test_ordinary_identifiers_keep_their_nodes(kind: str, value: str, expected: 
         ("phone", "+39 06 12345678", "+39 6 12345678"),
     ],
 )
-def test_different_identifiers_stay_different(kind: str, one: str, other: str) -> None:
-    """Tags and dots of an address, the case of a user id, a decimal fraction: none is guessed away."""
-    assert node(KEYS, kind, one) != node(KEYS, kind, other)
+def test_different_identifiers_stay_different(kind: str, first: str, second: str) -> None:
+    """Tags and dots of an address, the case of a user id, a decimal fraction are significant."""
+    assert node(KEYS, kind, first) != node(KEYS, kind, second)
 
 
 def test_a_national_number_counts_in_its_region() -> None:
-    """With the visitor's country it is the number that it is there, if it is valid there; without one it is nobody's."""
+    """A national number is accepted where it is valid in the visitor's country; without a country it is none."""
     everywhere = node(KEYS, "phone", "+49 30 23125177")
     for region in ("DE", "de", "DE-BE"):
         assert node(KEYS, "phone", "(030) 23125-177", region) == everywhere
@@ -110,19 +110,23 @@ def test_a_national_number_counts_in_its_region() -> None:
     assert node(KEYS, "phone", "0049 30 23125177", "US") == everywhere
     assert node(KEYS, "phone", "011 49 30 23125177", "US") == everywhere
     given_ids = [("phone", "030 23125177"), ("cookie", "c-17")]
-    assert named(KEYS, given_ids, "DE").nodes == all_nodes(KEYS, given_ids, "DE") == [node(KEYS, "cookie", "c-17"), everywhere]
-    assert len(named(KEYS, given_ids).nodes) == 1
+    assert (
+        event_nodes(KEYS, given_ids, "DE").nodes
+        == all_nodes(KEYS, given_ids, "DE")
+        == [node(KEYS, "cookie", "c-17"), everywhere]
+    )
+    assert len(event_nodes(KEYS, given_ids).nodes) == 1
 
 
 def test_the_collector_reads_phones_by_the_events_region() -> None:
-    """What the request says of the visitor's country counts at the door."""
-    made = Normaliser(Registry(PACKAGED_CONTRACTS).latest("events.raw"), KEYS)
-    sent = ProtocolEvent("x", "headwater", identifiers=[("phone", "030 23125177"), ("cookie", "c-17")])
+    """The collector passes the request's country on."""
+    normaliser = Normaliser(Registry(PACKAGED_CONTRACTS).latest("events.raw"), KEYS)
+    protocol_event = ProtocolEvent("x", "headwater", identifiers=[("phone", "030 23125177"), ("cookie", "c-17")])
 
     def nodes(region: str) -> object:
-        return made.build_record(sent, RequestContext("web", "shop.example", 1_795_514_401_000, region), lambda _: None)[1][
-            "identifiers"
-        ]
+        return normaliser.build_record(
+            protocol_event, RequestContext("web", "shop.example", 1_795_514_401_000, region), lambda _: None
+        )[1]["identifiers"]
 
     assert nodes("DE") == [node(KEYS, "cookie", "c-17"), node(KEYS, "phone", "+49 30 23125177")]
     assert nodes("US") == nodes("") == [node(KEYS, "cookie", "c-17")]
@@ -133,7 +137,7 @@ def test_the_collector_reads_phones_by_the_events_region() -> None:
     st.sampled_from(["user", "email", "phone"]),
 )
 def test_a_normalised_identifier_stays_as_it_is(value: str, kind: str) -> None:
-    """Whatever is sent ends in one spelling or in none, and never in an error."""
+    """Normalisation is idempotent and never raises."""
     normal = normalise(kind, value, "DE")
     assert normal is None or normalise(kind, normal, "DE") == normal
 
@@ -144,7 +148,7 @@ def test_a_normalised_identifier_stays_as_it_is(value: str, kind: str) -> None:
     st.sampled_from(["{}@{}", "mailto:{}@{}", "Jo <{}@{}>", '"{}@{}",', "{}%40{}", "{}@{}.example"]),
 )
 def test_a_normalised_address_stays_as_it_is(local: str, domain: str, form: str) -> None:
-    """Whatever letters it has; an address is ASCII behind its @, in lower case."""
+    """Normalisation of addresses is idempotent; the domain is ASCII in lower case."""
     normal = normalise("email", form.format(local, domain))
     if normal is not None:
         assert normalise("email", normal) == normal
@@ -154,7 +158,7 @@ def test_a_normalised_address_stays_as_it_is(local: str, domain: str, form: str)
 
 @given(st.uuids())
 def test_a_uuid_is_one_identifier_in_each_form(value: uuid.UUID) -> None:
-    """Case, braces and the URN's prefix (RFC 9562) are no part of it."""
+    """Case, braces and the URN prefix (RFC 9562) are insignificant."""
     forms = {str(value), str(value).upper(), f"{{{value}}}", value.urn, f'"{value}"'}
     assert len({node(KEYS, "device", form) for form in forms}) == 1
 
@@ -165,7 +169,7 @@ def test_a_uuid_is_one_identifier_in_each_form(value: uuid.UUID) -> None:
 )
 @pytest.mark.parametrize("kind", ["user", "device", "cookie"])
 def test_blocked_literals_are_no_identifiers(kind: str, value: str) -> None:
-    """What tags send when they know nothing identifies nobody."""
+    """Placeholders have no node."""
     assert node(KEYS, kind, value) is None
 
 
@@ -187,32 +191,32 @@ def test_blocked_literals_are_no_identifiers(kind: str, value: str) -> None:
     ],
 )
 def test_what_is_no_address_or_number_is_no_identifier(kind: str, value: str) -> None:
-    """A phone number without a country, or half an address, is not guessed at."""
+    """Phone numbers without a country and incomplete addresses have no node."""
     assert node(KEYS, kind, value) is None
 
 
 def test_a_node_is_a_tier_and_an_hmac_that_hangs_on_the_secret() -> None:
-    """33 characters, other under another secret and for another type."""
-    one = node(KEYS, "user", "u-17")
-    assert one is not None
-    assert len(one) == 33
-    assert one[0] == "0"
+    """33 characters that depend on the secret and on the type."""
+    user = node(KEYS, "user", "u-17")
+    assert user is not None
+    assert len(user) == 33
+    assert user[0] == "0"
     others = NodeKeys.derive(Secret("another secret of at least forty characters"))
     rotated = NodeKeys.derive(Secret("for tests only, forty characters long..."), 2)
-    assert node(rotated, "user", "u-17") != one
-    assert node(others, "user", "u-17") != one
-    assert (node(KEYS, "device", "u-17") or "")[1:] != one[1:]
+    assert node(rotated, "user", "u-17") != user
+    assert node(others, "user", "u-17") != user
+    assert (node(KEYS, "device", "u-17") or "")[1:] != user[1:]
 
 
 def test_each_version_makes_a_node_of_the_one_before() -> None:
-    """Nodes of a version are the same whichever is the newest; the keys attest which are one identifier's, and no others."""
+    """Nodes of a version do not depend on the newest one; only the keys prove which belong together."""
     secret = Secret("for tests only, forty characters long...")
     first, second, third = versions(NodeKeys.derive(secret, 3), "email", "jo@shop.example")
     assert versions(NodeKeys.derive(secret, 2), "email", "jo@shop.example") == [first, second]
     assert node(KEYS, "email", "jo@shop.example") == first
     keys = NodeKeys.derive(secret, 3, 1)
-    assert named(keys, [("email", "jo@shop.example")]).nodes == sorted([first, second, third])
-    assert named(NodeKeys.derive(secret, 3), [("email", "jo@shop.example")]).nodes == [third]
+    assert event_nodes(keys, [("email", "jo@shop.example")]).nodes == sorted([first, second, third])
+    assert event_nodes(NodeKeys.derive(secret, 3), [("email", "jo@shop.example")]).nodes == [third]
     stranger = versions(keys, "email", "ann@shop.example")[1]
     together = tuple(sorted([first, second, third, stranger]))
     assert keys.renamed([together]) == {first: second, second: third}
@@ -227,16 +231,16 @@ def test_each_version_makes_a_node_of_the_one_before() -> None:
 
 def test_the_subject_is_the_strongest_node() -> None:
     """A user outranks a device, a device a cookie, a cookie an address."""
-    assert named(KEYS, [("email", "a@b.de"), ("cookie", "c1"), ("user", "u1")]).subject == node(KEYS, "user", "u1")
-    assert named(KEYS, [("user", "null")]) == (None, [])
+    assert event_nodes(KEYS, [("email", "a@b.de"), ("cookie", "c1"), ("user", "u1")]).subject == node(KEYS, "user", "u1")
+    assert event_nodes(KEYS, [("user", "null")]) == (None, [])
 
 
 @pytest.mark.parametrize("name", [f"u{n}" for n in range(5)])
 def test_the_subject_stays_while_keys_are_rotated(name: str) -> None:
-    """Of the versions in use the oldest counts: consent is remembered of a subject."""
+    """The subject is a node of the oldest version in use, under which consent is stored."""
     secret = Secret("for tests only, forty characters long...")
     ids = [("user", name), ("cookie", name)]
-    assert named(NodeKeys.derive(secret, 2, 1), ids).subject == named(KEYS, ids).subject
-    newer = named(NodeKeys.derive(secret, 2), ids).subject
-    assert newer != named(KEYS, ids).subject
-    assert NodeKeys.derive(secret, 2).newer(named(KEYS, ids).subject or "") == newer
+    assert event_nodes(NodeKeys.derive(secret, 2, 1), ids).subject == event_nodes(KEYS, ids).subject
+    newer = event_nodes(NodeKeys.derive(secret, 2), ids).subject
+    assert newer != event_nodes(KEYS, ids).subject
+    assert NodeKeys.derive(secret, 2).newer(event_nodes(KEYS, ids).subject or "") == newer

@@ -1,4 +1,4 @@
-"""Events read by slices say what decoding says, met before or not."""
+"""Events read by slices equal decoded events, cached or not."""
 
 from typing import Any
 
@@ -28,18 +28,18 @@ READER, SLOTS = BatchReader(REGISTRY), SlotLog(REGISTRY)
 
 @given(HEADS, st.lists(st.one_of(NODE, st.just("1" + "a" * 32)), max_size=70))
 def test_events_are_what_decoding_says(head: dict[str, Any], nodes: list[str]) -> None:
-    """Whatever its texts and however many nodes, alone and among many; the same again is the same combination."""
+    """With any texts and number of nodes, alone and in a batch; equal slices share one identifier set."""
     value = event(0, nodes, **head)
     first, second = READER.read(Outcome(), batch([value, value]), 0)
-    assert first.combination is second.combination
+    assert first.identifiers is second.identifiers
     many = READER.read(Outcome(), batch([value] * MIN_BATCH), 0)
-    assert [one.at for one in many] == list(range(MIN_BATCH))
-    assert {one._replace(at=0) for one in many} == {first}
+    assert [record.position for record in many] == list(range(MIN_BATCH))
+    assert {record._replace(position=0) for record in many} == {first}
     linkable = head["consent_purposes"] & 1 and not head["heartbeat"]
-    assert first.combination.nodes == (tuple(sorted(nodes)) if linkable else ())
+    assert first.identifiers.nodes == (tuple(sorted(nodes)) if linkable else ())
     assert (first.event_id.decode(), first.collector_ts) == (head["event_id"], head["collector_ts"])
-    where = first.where
-    assert (where.event_name, where.source, where.heartbeat) == (head["event_name"], head["source"], head["heartbeat"])
+    origin = first.origin
+    assert (origin.event_name, origin.source, origin.heartbeat) == (head["event_name"], head["source"], head["heartbeat"])
     assert first.purposes == head["consent_purposes"]
     single = head["heartbeat"] or head["consent_outcome"] == "anonymise"
     claim = f"{head['source']}:{head['event_id']}".encode()
@@ -49,7 +49,7 @@ def test_events_are_what_decoding_says(head: dict[str, Any], nodes: list[str]) -
 
 @given(st.lists(st.one_of(NODE, st.text(max_size=40)), min_size=1, max_size=4))
 def test_what_is_no_node_is_dead(identifiers: list[str]) -> None:
-    """One of them is enough."""
+    """One invalid node makes the record a dead letter."""
     outcome = Outcome()
     events = READER.read(outcome, batch([event(0, identifiers)]), 0)
     wrong = any(len(text) != 33 or text[0] not in "0123" or set(text[1:]) - set("0123456789abcdef") for text in identifiers)
@@ -58,7 +58,7 @@ def test_what_is_no_node_is_dead(identifiers: list[str]) -> None:
 
 @given(st.lists(st.sampled_from(["fine", "long", "rubbish", "nothing", "no node"]), min_size=MIN_BATCH, max_size=MIN_BATCH))
 def test_odd_records_keep_their_place_among_many(kinds: list[str]) -> None:
-    """What is read alone stands where it came; what is no event is dead, each with its place."""
+    """Records read alone keep their position; undecodable ones are dead letters with their position."""
     values = {
         "fine": event(1, ["2" + "a" * 32]), "long": event(2, ["2" + "b" * 32], event_id="x" * 9_000),
         "rubbish": event(3, [])[:9], "nothing": None, "no node": event(4, ["a text"]),
@@ -66,15 +66,17 @@ def test_odd_records_keep_their_place_among_many(kinds: list[str]) -> None:
     outcome = Outcome()
     events = READER.read(outcome, batch([values[kind] for kind in kinds]), 0)
     alive = ("fine", "long")
-    assert [(one.at, one.value) for one in events] == [(at, values[kind]) for at, kind in enumerate(kinds) if kind in alive]
+    assert [(record.position, record.value) for record in events] == [
+        (at, values[kind]) for at, kind in enumerate(kinds) if kind in alive
+    ]
     assert sorted(dead.at for dead in outcome.dead) == [at for at, kind in enumerate(kinds) if kind not in alive]
 
 
 @given(NODE, NODE, st.integers(0, 300), st.sampled_from(["", "shared", "erased"]), TEXT)
 def test_slots_are_what_decoding_says(node: str, parent: str, epoch: int, state: str, event_id: str) -> None:
-    """On their way to the log and back."""
+    """Slots survive the round trip through the log."""
     slot = Slot(parent, True, epoch, state, T if state == "erased" else 0)
-    _, value, _ = SLOTS.output(node, slot, event_id, T + 1)
+    _, value, _ = SLOTS.encode_slot(node, slot, event_id, T + 1)
     record = decode(REGISTRY, value or b"")[1]
     assert record == slot_record(node, slot, event_id, T + 1)
-    assert SLOTS.read(value or b"") == (node, slot) == (record["node"], slot_of(record))
+    assert SLOTS.decode_slot(value or b"") == (node, slot) == (record["node"], slot_of(record))

@@ -1,4 +1,4 @@
-"""The identity stage: partitions, labels, duplicates, and what survives a crash."""
+"""The identity stage: components, labels, duplicates, and crashes."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -32,34 +32,34 @@ WORLD = st.lists(st.lists(st.sampled_from(ANONYMOUS), min_size=1, max_size=3, un
 
 
 def batch(values: Sequence[bytes | None], offset: int = 0, partition: int = 0) -> Batch:
-    """A batch of one partition."""
+    """Build a batch of one partition."""
     return Batch(CONSENTED, partition, [b"k"] * len(values), values, range(offset, offset + len(values)))
 
 
 def stage(store: GraphStore) -> IdentityStage:
-    """A worker on a store."""
+    """Build a worker on a store."""
     return IdentityStage(REGISTRY, store, Metrics(), IdentityDependencies(ALIAS))
 
 
 def resolved(outcome: Outcome) -> list[Record]:
-    """What left."""
+    """Return the resolved records."""
     return [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[RESOLVED]]
 
 
 def merges(outcome: Outcome) -> dict[str, str]:
-    """Node -> parent, as logged."""
+    """Return node -> parent, as logged."""
     records = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(MERGES, ())]
     return {record["node"]: record["parent"] for record in records}
 
 
 def commit(outcome: Outcome) -> None:
-    """What the runtime does after a commit."""
+    """Run the hooks after a commit."""
     for hook in outcome.after_commit:
         hook()
 
 
 def partition_of(slots: dict[str, Slot], nodes: Sequence[str]) -> set[frozenset[str]]:
-    """The components of a graph."""
+    """Return the components of a graph."""
     view = GraphView({**dict.fromkeys(nodes), **slots})
     groups: dict[str, set[str]] = {}
     for node in nodes:
@@ -70,7 +70,7 @@ def partition_of(slots: dict[str, Slot], nodes: Sequence[str]) -> set[frozenset[
 @given(WORLD, st.randoms(use_true_random=False), st.integers(1, 10))
 @settings(deadline=None, max_examples=60)
 def test_any_order_batching_and_worker_gives_one_partition(world: list[list[str]], rng: random.Random, size: int) -> None:
-    """Shuffled, doubled, cut into batches, spread over two workers that crash: the components are the same."""
+    """Shuffled, duplicated and cut into batches over two crashing workers, the components are the same."""
     straight = MemoryGraphStore()
     stage(straight).handle(batch([event(n, nodes) for n, nodes in enumerate(world)]), 0)
     store, log = MemoryGraphStore(), dict[str, str]()
@@ -80,7 +80,7 @@ def test_any_order_batching_and_worker_gives_one_partition(world: list[list[str]
     for start in range(0, len(values), size):
         part = batch(values[start : start + size], start)
         if rng.random() < 0.3:
-            rng.choice(workers).handle(part, 0)  # crashed before its commit: nothing of it left
+            rng.choice(workers).handle(part, 0)  # crashed before its commit: nothing left
         outcome = rng.choice(workers).handle(part, 0)
         log.update(merges(outcome))
         if rng.random() < 0.7:
@@ -90,7 +90,7 @@ def test_any_order_batching_and_worker_gives_one_partition(world: list[list[str]
 
 
 def test_one_person_one_profile_across_devices() -> None:
-    """What was stamped before the login is the user's label; a second device joins it; the event's own bytes stay."""
+    """The profile before the login is the user's label; a second device joins it; the event's bytes are unchanged."""
     store = MemoryGraphStore()
     room = stage(store)
     values = [event(1, [D1, C1]), event(2, [U1, C1]), event(3, [U1, C2]), event(4, [C2]), event(5, [C1])]
@@ -109,7 +109,7 @@ def test_one_person_one_profile_across_devices() -> None:
 
 
 def test_users_never_merge() -> None:
-    """Two users on one cookie keep two profiles; the cookie is demoted, and stamped with an id of its own."""
+    """Two users on one cookie keep two profiles; the cookie is demoted and has an alias."""
     store = MemoryGraphStore()
     room = stage(store)
     first = room.handle(batch([event(1, [U1, C1]), event(2, [C1])]), 0)
@@ -125,7 +125,7 @@ def test_users_never_merge() -> None:
 
 
 def test_two_users_in_one_event() -> None:
-    """The event is the stronger one's, and nobody is demoted."""
+    """The event belongs to the stronger user, and nobody is demoted."""
     store = MemoryGraphStore()
     outcome = stage(store).handle(batch([event(1, [U1, U2, C1]), event(2, [U2])]), 0)
     assert [record["profile_id"] for record in resolved(outcome)] == [C1, U2]
@@ -133,7 +133,7 @@ def test_two_users_in_one_event() -> None:
 
 
 def test_a_device_of_many_is_nobodys() -> None:
-    """A thirteenth cookie demotes its device: that cookie stays alone, and events of the device have an id of their own."""
+    """A thirteenth cookie demotes its device: the cookie stays alone, and the device's events have an alias."""
     store = MemoryGraphStore()
     room = stage(store)
     cookies = [f"2{n:x}" + "c" * 31 for n in range(1, 14)]
@@ -147,7 +147,7 @@ def test_a_device_of_many_is_nobodys() -> None:
 
 
 def test_whoever_comes_often_stays_who_she_is() -> None:
-    """A year in browsers that drop their cookies every week, by newsletter, app and login: nothing of hers is demoted."""
+    """A year in browsers that drop their cookies weekly, by newsletter, app and login, demotes nothing."""
     store = MemoryGraphStore()
     room = stage(store)
     email, profiles = "3" + "e" * 32, set()
@@ -161,7 +161,7 @@ def test_whoever_comes_often_stays_who_she_is() -> None:
 
 
 def test_a_constant_as_user_is_found_on_its_first_day() -> None:
-    """An eleventh new cookie in a day demotes a user id: that cookie stays alone, and so do the others from then on."""
+    """An eleventh new cookie in a day demotes a user id, and later cookies stay alone."""
     store = MemoryGraphStore()
     room = stage(store)
     cookies = [f"2{n:02x}" + "c" * 30 for n in range(12)]
@@ -179,24 +179,24 @@ def test_a_constant_as_user_is_found_on_its_first_day() -> None:
 
 
 def test_evidence_is_said_once_it_is_committed() -> None:
-    """Each combination of nodes is evidence, once; until it is known to be committed it is said again."""
+    """Each identifier set is emitted as evidence until one commit is confirmed."""
     store = MemoryGraphStore()
     room = stage(store)
     values = [event(1, [D1, C1]), event(2, [D1, C1]), event(3, [C1]), event(4, [U1, D1, C1], collector_ts=7)]
     first = room.handle(batch(values), 0)
-    said = [decode(REGISTRY, value or b"")[1] for _, value, _ in first.out[LINKS]]
-    assert [(one["nodes"], one["event_id"], one["evidence_ts"]) for one in said] == [
+    links = [decode(REGISTRY, value or b"")[1] for _, value, _ in first.out[LINKS]]
+    assert [(link["nodes"], link["event_id"], link["evidence_ts"]) for link in links] == [
         ([D1, C1], "e1", 1_764_000_123_456),
         ([U1, D1, C1], "e4", 7),
     ]
-    assert [key for key, _, _ in first.out[LINKS]] == [one["link_id"].encode() for one in said]
+    assert [key for key, _, _ in first.out[LINKS]] == [link["link_id"].encode() for link in links]
     assert room.handle(batch(values), 0).out[LINKS] == first.out[LINKS]
     commit(first)
     assert LINKS not in room.handle(batch(values), 0).out
 
 
 def test_an_event_of_a_topic_made_anew_is_no_duplicate() -> None:
-    """Whether what the old topic held of it has left is not known; on the new one it is claimed anew."""
+    """Events of a recreated topic are claimed anew."""
     store = MemoryGraphStore()
     values = [event(n, [C1]) for n in range(3)]
     assert stage(store).handle(replace(batch(values), topic_id="first"), 0).passed == 3
@@ -206,7 +206,7 @@ def test_an_event_of_a_topic_made_anew_is_no_duplicate() -> None:
 
 
 def test_duplicates_die_and_replays_do_not() -> None:
-    """A second offset with the same id from the same source is dropped; the same offset again passes."""
+    """Another offset with the same source and id is dropped; the same offset passes again."""
     room = stage(MemoryGraphStore())
     values = [event(1, [C1]), event(1, [C1]), event(1, [C1], source="other"), event(2, [C1])]
     first = room.handle(batch(values), 0)
@@ -218,7 +218,7 @@ def test_duplicates_die_and_replays_do_not() -> None:
 
 
 def test_without_consent_nothing_is_linked() -> None:
-    """Anonymised events, heartbeats and events without analytics leave as anonymous, and no store is asked to link."""
+    """Anonymised events, heartbeats and events without analytics leave as anonymous without a read of the graph."""
     store = MemoryGraphStore()
     values = [
         event(1, [], consent_outcome="anonymise", consent_purposes=0),
@@ -237,7 +237,7 @@ def test_without_consent_nothing_is_linked() -> None:
 
 
 def test_rubbish_is_dead_and_unknown_contracts_are_waited_for() -> None:
-    """Broken bytes, tombstones and identifiers that are none go to the dead tray; an id from the future is waited for."""
+    """Broken bytes, tombstones and invalid identifiers are dead letters; an unknown contract id is Retryable."""
     outcome = stage(MemoryGraphStore()).handle(batch([b"x", None, event(1, ["someone@example.org"]), event(2, [C1])]), 0)
     assert [dead.at for dead in outcome.dead] == [0, 1, 2]
     assert outcome.passed == 1
@@ -246,21 +246,21 @@ def test_rubbish_is_dead_and_unknown_contracts_are_waited_for() -> None:
 
 
 def test_a_link_is_logged_until_a_commit_is_known() -> None:
-    """A crash between writing a slot and committing loses nothing: whoever meets the slot logs it, until it is confirmed."""
+    """A slot of a crashed worker is logged by whoever reads it, until it is confirmed."""
     store = MemoryGraphStore()
     crashed = stage(store).handle(batch([event(1, [D1, C1])]), 0)
     assert merges(crashed) == {C1: D1}
     other = stage(store).handle(batch([event(2, [C1])], 7), 0)
     assert merges(other) == {C1: D1}
     (again,) = [decode(REGISTRY, value or b"")[1] for _, value, _ in other.out[MERGES]]
-    # Its evidence is not known here, but a row without a time would be older than any time to live.
+    # Its evidence is unknown here, but a row without a time would be older than any time to live.
     assert (again["event_id"], again["evidence_ts"]) == ("", 1_764_000_123_456)
     commit(other)
     assert merges(stage(store).handle(batch([event(3, [C1])], 8), 0)) == {}
 
 
 def test_labels_are_found_after_a_crash() -> None:
-    """A worker that died between winning a link and claiming the label: the next one claims the same label."""
+    """After a crash between the link and the label the next worker claims the same label."""
     store = MemoryGraphStore()
     store.write([Write(D1, None, Slot(U1, logged=False), 0)])
     (record,) = resolved(stage(store).handle(batch([event(1, [U1, D1])]), 0))
@@ -268,7 +268,7 @@ def test_labels_are_found_after_a_crash() -> None:
 
 
 def test_what_a_split_set_free_is_linked_again() -> None:
-    """A root whose slot points at itself is stamped as any root, and linked one epoch on, in the log beside what it was."""
+    """A root whose slot points at itself resolves as any root and is linked one epoch on."""
     store = MemoryGraphStore()
     store.slots[C1] = Slot(C1, logged=True, epoch=3)
     room = stage(store)
@@ -283,10 +283,10 @@ def test_what_a_split_set_free_is_linked_again() -> None:
 
 
 class Racing(MemoryGraphStore):
-    """A store in which another worker links a node first, at the moment this one tries to."""
+    """A store in which another worker links a node first."""
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
-        """The other one is faster, once."""
+        """Let the other worker write first, once."""
         for write in writes:
             if write.node == C2:
                 self.slots.setdefault(C2, Slot(C1, logged=False))
@@ -295,7 +295,7 @@ class Racing(MemoryGraphStore):
 
 
 def test_a_lost_race_is_joined() -> None:
-    """Where another worker linked a node first, its way up is read and linked instead: one component, nothing overwritten."""
+    """The other worker's link is read and its root linked instead: one component, nothing overwritten."""
     store = Racing()
     outcome = stage(store).handle(batch([event(1, [C2, C3, U1])]), 0)
     assert store.slots[C2].parent == C1
@@ -306,7 +306,7 @@ def test_a_lost_race_is_joined() -> None:
 
 
 def test_broadcast_merges_save_questions() -> None:
-    """What other workers have committed is known without asking, and a newer epoch replaces an older one only."""
+    """Committed slots of other workers are cached; only newer epochs replace older ones."""
     first, second = MemoryGraphStore(), stage(MemoryGraphStore())
     outcome = stage(first).handle(batch([event(1, [D1, C1])]), 0)
     second.on_broadcast(MERGES, [(key, value) for key, value, _ in outcome.out[MERGES]])
@@ -323,13 +323,13 @@ def store(request: pytest.FixtureRequest) -> Iterator[RedisGraphStore]:
         cluster.empty()
         yield RedisGraphStore(cluster.connect)
         return
-    with redis.Redis.from_url(request.getfixturevalue("redis_url")) as found:
-        found.flushdb()
-        yield RedisGraphStore(lambda: found)
+    with redis.Redis.from_url(request.getfixturevalue("redis_url")) as client:
+        client.flushdb()
+        yield RedisGraphStore(lambda: client)
 
 
 def test_a_real_redis_gives_the_same(store: RedisGraphStore) -> None:
-    """Random traffic, interrupted and repeated, leaves a real Redis and the memory store in the same state."""
+    """Random traffic with interruptions leaves the same state in a real Redis and in memory."""
     rng = random.Random(7)
     values = [event(rng.randrange(150), rng.sample([*ANONYMOUS, U1, U2], rng.randint(1, 3))) for _ in range(300)]
     memory = MemoryGraphStore()

@@ -1,4 +1,4 @@
-"""Who stands guard over the graph: waits for it at the start, lets events pass while it is away, and mends it."""
+"""The guard waits for the graph at the start, lets events pass while it is unavailable, and rebuilds it."""
 
 import threading
 
@@ -11,12 +11,12 @@ from tests.house.standing import wait_until
 
 
 def degraded(metrics: Metrics) -> float | None:
-    """What the metric says."""
+    """Return the metric."""
     return metrics.registry.get_sample_value("headwater_identity_degraded")
 
 
 def test_a_graph_that_is_only_starting_is_not_away() -> None:
-    """The first call waits for it, so that nothing passes unresolved because a house starts in some order."""
+    """The first call waits, so that nothing passes unresolved while services start."""
     tries = iter([Retryable("not yet"), Retryable("not yet"), None])
 
     def mend() -> None:
@@ -25,53 +25,53 @@ def test_a_graph_that_is_only_starting_is_not_away() -> None:
 
     metrics = Metrics()
     guard = RebuildGuard(mend, metrics)
-    assert guard.usable()
+    assert guard.is_usable()
     assert degraded(metrics) == 0
     assert next(tries, "all were used") == "all were used"
 
 
 def test_a_long_mending_does_not_hold_events_back() -> None:
-    """Past its patience the worker lets events pass, and says so; once the graph is whole it is used."""
+    """After its patience the worker lets events pass and reports it; once the graph is complete it is used."""
     over, metrics = threading.Event(), Metrics()
 
     def mend() -> None:
         over.wait(30)
 
     guard = RebuildGuard(mend, metrics, patience_s=0.05)
-    assert not guard.usable()
+    assert not guard.is_usable()
     assert degraded(metrics) == 1
     over.set()
-    wait_until(guard.usable, 5, "the mender")
+    wait_until(guard.is_usable, 5, "the mender")
     assert degraded(metrics) == 0
 
 
 def test_a_lost_graph_is_mended_once() -> None:
-    """However many batches meet its loss, one thread mends it; what is unforeseen does not end that thread."""
+    """One thread rebuilds the graph however many batches fail; unexpected errors do not end it."""
     mended, metrics = list[str](), Metrics()
 
     def mend() -> None:
         mended.append(threading.current_thread().name)
 
     guard = RebuildGuard(mend, metrics)
-    assert guard.usable()
+    assert guard.is_usable()
     for _ in range(3):
-        guard.lost(Retryable("away"))
-    wait_until(guard.usable, 5, "the mender")
+        guard.report_loss(Retryable("away"))
+    wait_until(guard.is_usable, 5, "the mender")
     assert 2 <= len(mended) <= 4
     assert set(mended) == {"mender"}
 
 
 def test_a_wrong_setting_is_the_stages_to_meet() -> None:
-    """A Redis that may evict keys is not waited for: the stage asks it, and its error ends the worker."""
+    """A Redis that may evict keys is not waited for: the stage raises the error."""
 
     def mend() -> None:
         raise ConfigError("noeviction")
 
-    assert RebuildGuard(mend, Metrics()).usable()
+    assert RebuildGuard(mend, Metrics()).is_usable()
 
 
 def test_without_a_guard_the_caller_comes_again() -> None:
-    """A failure is passed on."""
-    assert NoGuard().usable()
+    """A failure is raised."""
+    assert NoGuard().is_usable()
     with pytest.raises(Retryable):
-        NoGuard().lost(Retryable("away"))
+        NoGuard().report_loss(Retryable("away"))

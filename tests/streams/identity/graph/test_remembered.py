@@ -1,4 +1,4 @@
-"""A worker that remembers stamps, slots and slices gives what one gives that has only just started."""
+"""A worker with warm caches writes the same bytes as one that has just started."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from streams.identity import reading
 from streams.identity.graph import graph
-from streams.identity.graph import union_find as rules
+from streams.identity.graph import limits as limit_table
+from streams.identity.graph.limits import Limit
 from streams.identity.graph.slots import MERGES, SlotLog
 from streams.identity.graph.store import MemoryGraphStore
-from streams.identity.graph.union_find import ERASED, Limit, Nodes, Slot
+from streams.identity.graph.union_find import ERASED, Nodes, Slot
 from streams.identity.reading import RESOLVED
-from streams.identity.repair.splitting import split
+from streams.identity.repair.splitting import split_node
 from streams.identity.stage import IdentityStage
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.line import REGISTRY, T, event
@@ -44,15 +45,15 @@ LIMITS = {("1", "2"): [Limit("cookies_per_device", 2, 30)], ("3", "2"): [Limit("
 
 
 class World:
-    """A graph, and what was said on its log."""
+    """A graph, and what was logged for it."""
 
     def __init__(self) -> None:
         self.store = MemoryGraphStore()
-        self.said: list[Nodes] = []
+        self.links: list[Nodes] = []
         self.workers = {name: stage(self.store) for name in ("first", "second")}
 
     def run(self, worker: IdentityStage, part: Batch, *, confirmed: bool) -> Outcome:
-        """A batch, its commit, and what everybody hears of it; the hooks after it may be lost."""
+        """Run a batch, commit it and broadcast its records; the hooks may be lost."""
         outcome = worker.handle(part, 0)
         if confirmed:
             commit(outcome)
@@ -60,27 +61,27 @@ class World:
         return outcome
 
     def tell(self, records: Sequence[tuple[bytes | None, bytes | None]]) -> None:
-        """To every worker."""
+        """Broadcast to every worker."""
         for worker in self.workers.values():
             worker.on_broadcast(MERGES, records)
 
-    def rewrite(self, what: str, node: str) -> None:
-        """By the command that splits, or one that erases."""
-        held = self.store.slots.get(node)
-        if what == "split" and (held is None or held.state != ERASED):
-            split(self.store, node, lambda _: self.said, ALIAS, lambda _, slots: self.log(slots))
-        elif what == "erase":
-            parent, epoch = (held.parent, held.epoch) if held else (node, 0)
+    def rewrite(self, action: str, node: str) -> None:
+        """Rewrite a slot as the split or the erasure does."""
+        slot = self.store.slots.get(node)
+        if action == "split" and (slot is None or slot.state != ERASED):
+            split_node(self.store, node, lambda _: self.links, ALIAS, lambda _, slots: self.log(slots))
+        elif action == "erase":
+            parent, epoch = (slot.parent, slot.epoch) if slot else (node, 0)
             self.store.slots[node] = Slot(parent, True, epoch + 1, ERASED, T + 5)
             self.log([(node, self.store.slots[node])])
 
     def log(self, slots: Sequence[tuple[str, Slot]]) -> None:
-        """As the commands do."""
-        outputs = [SlotLog(REGISTRY).output(node, slot, "", T) for node, slot in slots]
+        """Log slots as the commands do."""
+        outputs = [SlotLog(REGISTRY).encode_slot(node, slot, "", T) for node, slot in slots]
         self.tell([(key, value) for key, value, _ in outputs])
 
     def graph(self) -> dict[str, Any]:
-        """Slots, whether they are known to be logged or not."""
+        """Return slots regardless of whether they are logged."""
         return {node: slot._replace(logged=True) for node, slot in self.store.slots.items()}
 
 
@@ -89,44 +90,48 @@ class World:
 def test_what_is_remembered_changes_nothing(
     steps: Sequence[tuple[str, Any]], confirmed: bool, slots: int, combinations: int
 ) -> None:
-    """Conflicts, duplicates, demotions, splits and erasures, by it or another worker: the same bytes leave at each step.
+    """Conflicts, duplicates, demotions, splits and erasures, by any worker: the same bytes leave at each step.
 
-    Whatever is forgotten for want of room, and whether the hooks after a commit have run.
+    Whatever the caches evict, and whether the hooks after a commit have run.
     """
     old, new = World(), World()
     last: list[bytes | None] = []
     end = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rules, "LIMITS", LIMITS)
-        patch.setattr(graph, "KEPT_SLOTS", slots)
-        patch.setattr(reading, "KEPT_COMBINATIONS", combinations)
-        for what, of in steps:
-            if what in ("split", "erase"):
+        patch.setattr(limit_table, "LIMITS", LIMITS)
+        patch.setattr(graph, "MAX_CACHED_SLOTS", slots)
+        patch.setattr(reading, "MAX_CACHED_SETS", combinations)
+        for action, of in steps:
+            if action in ("split", "erase"):
                 for world in (old, new):
-                    world.rewrite(what, of)
+                    world.rewrite(action, of)
                 continue
-            if what != "same":
+            if action != "same":
                 last = [event(n, nodes, collector_ts=ts) for n, nodes, ts in of]
-                said = [tuple(nodes) for _, nodes, _ in of if len(nodes) > 1]
-                old.said += said
-                new.said += said
+                links = [tuple(nodes) for _, nodes, _ in of if len(nodes) > 1]
+                old.links += links
+                new.links += links
                 end += len(last)
             part = batch(last, end - len(last))
-            ours = old.run(old.workers["second" if what == "second" else "first"], part, confirmed=confirmed)
-            theirs = new.run(stage(new.store), part, confirmed=confirmed)
-            assert ours.out[RESOLVED] == theirs.out[RESOLVED]
-            assert (ours.dropped, ours.counts, ours.passed) == (theirs.dropped, theirs.counts, theirs.passed)
+            old_outcome = old.run(old.workers["second" if action == "second" else "first"], part, confirmed=confirmed)
+            new_outcome = new.run(stage(new.store), part, confirmed=confirmed)
+            assert old_outcome.out[RESOLVED] == new_outcome.out[RESOLVED]
+            assert (old_outcome.dropped, old_outcome.counts, old_outcome.passed) == (
+                new_outcome.dropped,
+                new_outcome.counts,
+                new_outcome.passed,
+            )
             assert old.graph() == new.graph()
 
 
 def profiles(world: World, worker: str, at: int, *combinations: Nodes) -> list[str]:
-    """What events of these, in one batch, are stamped with."""
+    """Return the profiles of events with these nodes, in one batch."""
     values: list[bytes | None] = [event(at + n, nodes) for n, nodes in enumerate(combinations)]
     return [record["profile_id"] for record in resolved(world.run(world.workers[worker], batch(values, at), confirmed=True))]
 
 
 def test_a_demotion_reaches_what_is_remembered_in_its_batch() -> None:
-    """A cookie that has been one user's for long is nobody's from the event on that shows it with another one."""
+    """A cached cookie of one user is nobody's from the event on that shows another user."""
     world = World()
     for at in (0, 10):
         assert profiles(world, "first", at, (U1, C1), (C1,), (C2,)) == [C1, C1, C2]
@@ -135,20 +140,20 @@ def test_a_demotion_reaches_what_is_remembered_in_its_batch() -> None:
 
 
 def test_a_rewrite_of_a_forgotten_slot_reaches_what_is_remembered() -> None:
-    """Another worker's split is heard of, whether the slot is still kept or not."""
+    """Another worker's split invalidates cached columns, whether its slot is cached or not."""
     world = World()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "KEPT_SLOTS", 1)
+        patch.setattr(graph, "MAX_CACHED_SLOTS", 1)
         for at in (0, 10):
             assert profiles(world, "first", at, (D1, C1), (C1,), (D1, C2), (C2,)) == [D1] * 4
-        assert profiles(world, "first", 18, (NODES[3], C3)) == [NODES[3]]  # the one slot that is kept from here on
-        world.said.append((D1, C2))
+        assert profiles(world, "first", 18, (NODES[3], C3)) == [NODES[3]]  # the only cached slot from here on
+        world.links.append((D1, C2))
         world.rewrite("split", C1)
         assert profiles(world, "first", 20, (C1,), (C2,), (D1,)) == [ALIAS(C1, 1), D1, D1]
 
 
 def test_a_link_reaches_what_is_remembered_in_its_batch() -> None:
-    """A user who logs in takes along what hung under her root, also where its events come before hers."""
+    """A login moves all cached ids under the root to the user, also for earlier events of the batch."""
     world = World()
     for at in (0, 10):
         assert profiles(world, "first", at, (D1, C1), (C1,), (C2,)) == [D1, D1, C2]

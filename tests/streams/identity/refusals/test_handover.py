@@ -1,4 +1,4 @@
-"""Refusals reach every linked id, whichever comes first, the refusal or the link, and whoever ends in between."""
+"""Refusals reach every linked id, whichever comes first, the refusal or the link, and whichever worker crashes."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from streams.identity.graph.store import GraphStore, MemoryGraphStore
 from streams.identity.graph.union_find import ERASED, SHARED, GraphView, Slot, Write
 from streams.identity.reading import CONSENTED
 from streams.identity.refusals.refusals import Refusals
-from streams.identity.refusals.revocation import REQUESTS, REVOCATIONS, SIGNALS, component
+from streams.identity.refusals.revocation import REQUESTS, REVOCATIONS, SIGNALS, find_component
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.crashing import (
@@ -40,7 +40,7 @@ EMAIL = "3" + "e" * 32
 
 
 class Room:
-    """A worker on a store. What it says is committed at once, unless told otherwise."""
+    """A worker on a store that commits at once, unless told otherwise."""
 
     def __init__(self, store: GraphStore | None = None) -> None:
         self.store = store or MemoryGraphStore()
@@ -48,26 +48,26 @@ class Room:
         self._offset = 0
 
     def start(self) -> None:
-        """The worker anew: it remembers nothing."""
+        """Restart the worker with empty caches."""
         self.metrics = Metrics()
         self.stage = IdentityStage(REGISTRY, self.store, self.metrics, IdentityDependencies(ALIAS))
 
     def handle(self, topic: str, *values: bytes) -> Outcome:
-        """A batch, not committed."""
+        """Process a batch without a commit."""
         self._offset += len(values)
         offsets = range(self._offset, self._offset + len(values))
         return self.stage.handle(Batch(topic, 0, [b"k"] * len(values), values, offsets), 0)
 
-    def visit(self, *nodes: str, **said: object) -> dict[str, list[Record]]:
-        """An event, committed; node -> signals."""
-        return self.commit(self.handle(CONSENTED, event(self._offset, nodes, **said)))
+    def visit(self, *nodes: str, **fields: object) -> dict[str, list[Record]]:
+        """Process and commit an event; return node -> signals."""
+        return self.commit(self.handle(CONSENTED, event(self._offset, nodes, **fields)))
 
-    def withdraw(self, subject: str, **said: object) -> dict[str, list[Record]]:
-        """A refusal, committed; node -> signals."""
-        return self.commit(self.handle(REVOCATIONS, revocation(subject, **said)))
+    def withdraw(self, subject: str, **fields: object) -> dict[str, list[Record]]:
+        """Process and commit a refusal; return node -> signals."""
+        return self.commit(self.handle(REVOCATIONS, revocation(subject, **fields)))
 
     def commit(self, outcome: Outcome) -> dict[str, list[Record]]:
-        """Hooks and broadcast; node -> signals."""
+        """Run hooks and broadcast; return node -> signals."""
         for hook in outcome.after_commit:
             hook()
         self.stage.on_broadcast(MERGES, [(key, value) for key, value, _ in outcome.out.get(MERGES, ())])
@@ -75,7 +75,7 @@ class Room:
 
 
 def signals_of(outcome: Outcome) -> dict[str, list[Record]]:
-    """Node -> signals of an outcome, each under its node's key."""
+    """Return node -> signals of an outcome, and assert their keys."""
     records: dict[str, list[Record]] = {}
     for key, value, _ in outcome.out.get(SIGNALS, ()):
         record = decode(REGISTRY, value or b"")[1]
@@ -85,7 +85,7 @@ def signals_of(outcome: Outcome) -> dict[str, list[Record]]:
 
 
 def test_a_login_after_a_withdrawal() -> None:
-    """The account gets what the cookie refused: same site, regulation, purposes, time and evidence; once, and no request."""
+    """The account receives the cookie's refusal unchanged, once, without a privacy request."""
     room = Room()
     room.visit(PHONE)
     assert room.withdraw(PHONE) == {}
@@ -104,7 +104,7 @@ def test_a_login_after_a_withdrawal() -> None:
 
 
 def test_a_withdrawal_after_a_login() -> None:
-    """It is expanded as ever, and what is linked later gets it from any of the two."""
+    """It is expanded at once, and later links receive it from either node."""
     room = Room()
     room.visit(USER, PHONE)
     assert set(room.withdraw(PHONE)) == {USER}
@@ -113,7 +113,7 @@ def test_a_withdrawal_after_a_login() -> None:
 
 
 def test_both_sides_hand_over_what_they_refused() -> None:
-    """Two devices with refusals of their own become one person's: each gets the other's, of one scope only the newer one."""
+    """Two devices with refusals of their own receive each other's, of one scope only the newer one."""
     room = Room()
     room.withdraw(PHONE, purposes=["marketing"], withdrawn_ts=T + 1)
     room.withdraw(LAPTOP, purposes=["marketing"], withdrawn_ts=T + 5)
@@ -126,7 +126,7 @@ def test_both_sides_hand_over_what_they_refused() -> None:
 
 
 def test_two_events_of_one_batch() -> None:
-    """What the first links hears of what the second one's nodes refused."""
+    """A link of the first event receives refusals of the second event's nodes."""
     room = Room()
     room.withdraw(PHONE)
     outcome = room.handle(CONSENTED, event(1, [USER, LAPTOP]), event(2, [USER, PHONE]))
@@ -134,7 +134,7 @@ def test_two_events_of_one_batch() -> None:
 
 
 def test_an_old_refusal_keeps_its_time() -> None:
-    """The receiving id may have granted since: so neither the time of the link nor that of the arrival is said."""
+    """The signal carries the time of the refusal, because the receiving id may have granted since."""
     room = Room()
     room.withdraw(PHONE, withdrawn_ts=T - 10**10, received_ts=T)
     ((record,),) = room.visit(USER, PHONE).values()
@@ -142,7 +142,7 @@ def test_an_old_refusal_keeps_its_time() -> None:
 
 
 def test_a_refusal_without_a_time_was_made_when_it_arrived() -> None:
-    """And one without purposes is one of all of them."""
+    """A refusal without a time has the time of its arrival; one without purposes refuses all."""
     room = Room()
     room.withdraw(PHONE, withdrawn_ts=0, purposes=[])
     ((record,),) = room.visit(USER, PHONE).values()
@@ -150,7 +150,7 @@ def test_a_refusal_without_a_time_was_made_when_it_arrived() -> None:
 
 
 def test_a_refusal_where_nothing_was_granted_asks_no_room() -> None:
-    """It reaches every linked id, now and later, but there is nothing to delete."""
+    """It reaches every linked id, now and later, without a privacy request."""
     room = Room()
     room.visit(USER, PHONE)
     outcome = room.handle(REVOCATIONS, revocation(PHONE, withdrawal=False), revocation(PHONE, withdrawn_ts=T + 1))
@@ -163,9 +163,9 @@ def test_a_refusal_where_nothing_was_granted_asks_no_room() -> None:
 
 
 def test_records_of_the_first_version_are_withdrawals() -> None:
-    """They do not say whether something was granted: every room is asked, as before."""
+    """They lack the field `withdrawal`, so a privacy request is sent."""
     room = Room()
-    first = next(found for n in range(1, 99) if (found := REGISTRY.by_id(n)).topic == REVOCATIONS)
+    first = next(contract for n in range(1, 99) if (contract := REGISTRY.by_id(n)).topic == REVOCATIONS)
     assert "withdrawal" not in first.names
     record = decode(REGISTRY, revocation(PHONE))[1]
     del record["withdrawal"]
@@ -173,11 +173,11 @@ def test_records_of_the_first_version_are_withdrawals() -> None:
 
 
 def test_a_shared_id_gets_and_gives_nothing() -> None:
-    """Two users of a kiosk hear nothing of each other by it, nor it of them."""
+    """Two users of a kiosk receive no refusals through it, nor does the kiosk."""
     room = Room()
     room.visit(USER, KIOSK)
     room.visit(OTHER_USER, KIOSK)
-    assert component(room.store, KIOSK).nodes == (KIOSK,)
+    assert find_component(room.store, KIOSK).nodes == (KIOSK,)
     assert room.withdraw(KIOSK) == {}
     assert room.withdraw(USER) == {}
     assert set(room.visit(USER, KIOSK, LAPTOP)) == {LAPTOP}
@@ -186,7 +186,7 @@ def test_a_shared_id_gets_and_gives_nothing() -> None:
 
 
 def test_who_hung_under_a_constant_user_is_by_itself() -> None:
-    """A user that was demoted for too many cookies speaks for none of them, whichever is met first."""
+    """A demoted user hands nothing over between its former cookies, whichever is read first."""
     room = Room()
     cookies = [f"2{n:02x}" + "c" * 30 for n in range(14)]
     for cookie in cookies:
@@ -199,18 +199,18 @@ def test_who_hung_under_a_constant_user_is_by_itself() -> None:
 
 
 def test_a_shared_root_is_left_out() -> None:
-    """What hung under a device before it was demoted stays together, and hears of each other without it."""
+    """Nodes under a demoted device stay together and hand over without it."""
     room, device = Room(), "1" + "f" * 32
     room.visit(device, PHONE)
     room.visit(device, LAPTOP)
     (before,) = room.store.read([device])
     room.store.write([Write(device, before, Slot(device, logged=True, epoch=1, state=SHARED), 0)])
     assert set(room.withdraw(PHONE)) == {LAPTOP}
-    assert device in component(room.store, PHONE).profiles
+    assert device in find_component(room.store, PHONE).profiles
 
 
 def test_what_may_not_be_linked_hears_nothing() -> None:
-    """Events without analytics, anonymised ones and heartbeats link nothing, so they hand nothing over."""
+    """Events without analytics, anonymised ones and heartbeats hand nothing over."""
     room = Room()
     room.withdraw(PHONE)
     assert room.visit(USER, PHONE, consent_purposes=6) == {}
@@ -220,7 +220,7 @@ def test_what_may_not_be_linked_hears_nothing() -> None:
 
 
 def test_an_erased_id_remembers_nothing() -> None:
-    """Her refusals, read again, name nobody; what her id says later is remembered of nobody either."""
+    """Replayed refusals of an erased id reach nobody, and later ones are not remembered."""
     room = Room()
     room.store.write([Write(PHONE, None, Slot(PHONE, logged=True, epoch=1, state=ERASED, since=T + 9), 0)])
     room.withdraw(PHONE)
@@ -230,100 +230,102 @@ def test_an_erased_id_remembers_nothing() -> None:
 
 
 class CountingStore(MemoryGraphStore):
-    """How often it is asked for refusals."""
+    """A store that counts the reads of refusals."""
 
-    asked = 0
+    lookups = 0
 
     def refusals(self, nodes: Sequence[str]) -> list[Refusals]:
         """See `GraphStore`."""
-        self.asked += 1
+        self.lookups += 1
         return super().refusals(nodes)
 
 
 def test_no_link_costs_nothing() -> None:
-    """Refusals are looked up once for a batch with links, and not at all for one without."""
+    """Refusals are read once for a batch with links, and not at all for one without."""
     store = CountingStore()
     room = Room(store)
     room.visit(USER, PHONE)
-    assert store.asked == 1
+    assert store.lookups == 1
     room.visit(USER, PHONE)
     room.visit(LAPTOP)
     room.start()
     room.visit(USER, PHONE)
-    assert store.asked == 1
+    assert store.lookups == 1
     room.visit(USER, LAPTOP)
-    assert store.asked == 2
+    assert store.lookups == 2
 
 
 # -- crashes and interleavings
 
 
-def unheard(world: World, withdrawals: Sequence[Withdrawal], alike: Callable[[str], Sequence[str]]) -> list[tuple[str, str]]:
-    """(Subject, node): linked in the end, and the consent room was never told of the node."""
+def missing_signals(
+    world: World, withdrawals: Sequence[Withdrawal], linked: Callable[[str], Sequence[str]]
+) -> list[tuple[str, str]]:
+    """Return (subject, node) pairs that are linked in the end without a signal for the node."""
     signalled: dict[str, int] = {}
     for record in world.signals:
         signalled[record["subject"]] = max(record["chosen_ts"], signalled.get(record["subject"], 0))
     own: dict[str, int] = {}
     for subject, at in withdrawals:
         own[subject] = max(at, own.get(subject, 0))
-    heard = {node: max(signalled.get(node, 0), own.get(node, 0)) for node in {*signalled, *own}}
-    return [(subject, node) for subject, at in withdrawals for node in alike(subject) if heard.get(node, 0) < at]
+    newest = {node: max(signalled.get(node, 0), own.get(node, 0)) for node in {*signalled, *own}}
+    return [(subject, node) for subject, at in withdrawals for node in linked(subject) if newest.get(node, 0) < at]
 
 
 @st.composite
-def refusing(
+def refusal_worlds(
     draw: st.DrawFn, events: st.SearchStrategy[list[Nodes]], store: Callable[[], InterruptedStore]
 ) -> tuple[list[Nodes], list[Withdrawal], World]:
-    """Events and withdrawals on one to three partitions each, with a plan of what happens; run to the end."""
-    asked = draw(events)
-    subjects = draw(st.lists(st.sampled_from(sorted({node for nodes in asked for node in nodes})), min_size=1, max_size=6))
+    """Draw events and withdrawals on one to three partitions each with a plan of interruptions, and run to the end."""
+    drawn = draw(events)
+    subjects = draw(st.lists(st.sampled_from(sorted({node for nodes in drawn for node in nodes})), min_size=1, max_size=6))
     withdrawals = [Withdrawal(subject, T + draw(st.integers(0, 5))) for subject in subjects]
-    order = draw(st.permutations(range(len(asked))))
-    partitions: list[Sequence[tuple[int, Nodes] | Withdrawal]] = [*spread(asked, draw(st.integers(1, 3)), order)]
+    order = draw(st.permutations(range(len(drawn))))
+    partitions: list[Sequence[tuple[int, Nodes] | Withdrawal]] = [*spread(drawn, draw(st.integers(1, 3)), order)]
     cut = draw(st.integers(0, len(withdrawals)))
     partitions += [some for some in (withdrawals[:cut], withdrawals[cut:]) if some]
     world = World(store(), draw(st.permutations(partitions)), draw(PLANS))
     world.run()
-    return asked, withdrawals, world
+    return drawn, withdrawals, world
 
 
-@given(refusing(PEACEFUL, InterruptedStore) | refusing(PEACEFUL, WatchedStore))
+@given(refusal_worlds(PEACEFUL, InterruptedStore) | refusal_worlds(PEACEFUL, WatchedStore))
 @settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
-def test_whoever_is_linked_in_the_end_has_heard(made: tuple[list[Nodes], list[Withdrawal], World]) -> None:
-    """Whoever ends wherever, whoever overtakes whom: every node of the oracle's component was signalled, and nobody else."""
-    asked, withdrawals, world = made
-    groups = {node: group for group in oracle(asked) for node in group}
-    assert unheard(world, withdrawals, lambda subject: sorted(groups[subject])) == []
+def test_whoever_is_linked_in_the_end_has_heard(case: tuple[list[Nodes], list[Withdrawal], World]) -> None:
+    """Whatever crashes or overtakes, exactly the nodes of the oracle's component are signalled."""
+    events, withdrawals, world = case
+    groups = {node: group for group in oracle(events) for node in group}
+    assert missing_signals(world, withdrawals, lambda subject: sorted(groups[subject])) == []
     refused = {node for subject, _ in withdrawals for node in groups[subject]}
     assert {record["subject"] for record in world.signals} <= refused
-    assert {node for node, memories in world.store.refused.items() if memories} <= refused
+    assert {node for node, memories in world.store.refusals_by_node.items() if memories} <= refused
 
 
-@given(refusing(CONFLICTED, InterruptedStore) | refusing(CONFLICTED, TightStore))
+@given(refusal_worlds(CONFLICTED, InterruptedStore) | refusal_worlds(CONFLICTED, TightStore))
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-def test_demotions_hide_nothing(made: tuple[list[Nodes], list[Withdrawal], World]) -> None:
-    """Where ids conflict too, whoever is linked in the end has heard; what was shared from the start is told nothing."""
-    _, withdrawals, world = made
+def test_demotions_hide_nothing(case: tuple[list[Nodes], list[Withdrawal], World]) -> None:
+    """With conflicts too, all that is linked in the end is signalled; ids shared from the start are not."""
+    _, withdrawals, world = case
     view = GraphView({**dict.fromkeys(NODES), **world.store.slots})
 
     def alike(subject: str) -> Sequence[str]:
-        return () if view.marked(view.find(subject)) else component(world.store, subject).live
+        return () if view.marked(view.find(subject)) else find_component(world.store, subject).live
 
-    assert unheard(world, withdrawals, alike) == []
-    never = set(NODES) - {node for n, records in world.stamps.items() if records for node in made[0][n]}
+    assert missing_signals(world, withdrawals, alike) == []
+    never = set(NODES) - {node for n, records in world.outputs.items() if records for node in case[0][n]}
     assert never.isdisjoint(record["subject"] for record in world.signals)
 
 
 def test_every_single_step_may_be_the_last() -> None:
-    """The worker ended before its first read or write, its second, and so on; or overtaken there by the other one."""
-    asked: list[Nodes] = [(PHONE, LAPTOP), (USER, PHONE), (TABLET, EMAIL), (USER, TABLET)]
-    events = [(n, tuple(sorted(nodes))) for n, nodes in enumerate(asked)]
+    """A worker crashes, or is overtaken, before each of its reads and writes in turn."""
+    links: list[Nodes] = [(PHONE, LAPTOP), (USER, PHONE), (TABLET, EMAIL), (USER, TABLET)]
+    events = [(n, tuple(sorted(nodes))) for n, nodes in enumerate(links)]
     withdrawals = [Withdrawal(LAPTOP, T + 1), Withdrawal(EMAIL, T + 2)]
 
     def run(ends: dict[int, bool], uncommitted: frozenset[int] = frozenset()) -> World:
         world = World(WatchedStore(), [events[:2], withdrawals, events[2:]], Plan(2, ends, uncommitted))
         world.run()
-        assert unheard(world, withdrawals, lambda _: [USER, PHONE, LAPTOP, TABLET, EMAIL]) == [], ends
+        assert missing_signals(world, withdrawals, lambda _: [USER, PHONE, LAPTOP, TABLET, EMAIL]) == [], ends
         return world
 
     whole = run({})
@@ -335,17 +337,17 @@ def test_every_single_step_may_be_the_last() -> None:
 
 
 def test_who_takes_what_it_remembered_for_signalled_loses_refusals() -> None:
-    """The negative control: a crash between the graph and the commit leaves an id that is never told."""
+    """Negative control: without pending refusals a crash before the commit loses a signal."""
     *_, world = find(
-        refusing(PEACEFUL, SureStore),
-        lambda made: bool(unheard(made[2], made[1], lambda at: component(made[2].store, at).live)),
+        refusal_worlds(PEACEFUL, SureStore),
+        lambda case: bool(missing_signals(case[2], case[1], lambda at: find_component(case[2].store, at).live)),
         settings=settings(deadline=None, max_examples=2_000, suppress_health_check=[HealthCheck.too_slow]),
     )
-    assert world.store.refused
+    assert world.store.refusals_by_node
 
 
 class Turns(MemoryGraphStore):
-    """A store that two workers use in turns, a call each; whose turn it is, a schedule says."""
+    """A store that two workers use in turns, one call each, by a schedule."""
 
     def __init__(self, schedule: Callable[[int], int]) -> None:
         super().__init__()
@@ -358,7 +360,7 @@ class Turns(MemoryGraphStore):
         self._me = threading.local()
 
     def run(self, *works: Callable[[], None]) -> int:
-        """All of them to their ends; how many calls that took."""
+        """Run all workers to the end; return the number of calls."""
         self._running = len(works)
         threads = [threading.Thread(target=self._work, args=(n, work)) for n, work in enumerate(works)]
         for thread in threads:
@@ -372,14 +374,14 @@ class Turns(MemoryGraphStore):
         self._me.number = me
         try:
             work()
-        except BaseException as error:  # told by the test's own thread
+        except BaseException as error:  # raised again in the test's thread
             self.ended.append(error)
         with self._lock:
             self._running -= 1
             self._lock.notify_all()
 
     def turn(self) -> None:
-        """Wait until it is this worker's."""
+        """Wait for this worker's turn."""
         me = getattr(self._me, "number", None)
         if me is None:
             return
@@ -392,8 +394,8 @@ class Turns(MemoryGraphStore):
 
     def _next(self) -> int:
         waiting = sorted(self._waiting)
-        wanted = self._schedule(self._step)
-        return wanted if wanted in self._waiting else waiting[0]
+        scheduled = self._schedule(self._step)
+        return scheduled if scheduled in self._waiting else waiting[0]
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
         """See `GraphStore`."""
@@ -415,15 +417,17 @@ class Turns(MemoryGraphStore):
         self.turn()
         return super().refusals(nodes)
 
-    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+    def add_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
         self.turn()
-        super().refuse(refusals)
+        super().add_refusals(refusals)
 
 
 def in_turns(schedule: Callable[[int], int], *batches: tuple[str, Sequence[bytes]]) -> tuple[set[str], int]:
-    """Whom the consent room is told of by workers, each with one batch, on a graph in which phone and laptop, and e-mail and
-    tablet, are linked; and how many calls that took."""
+    """Run workers with one batch each; return the signalled nodes and the number of calls.
+
+    Phone and laptop, and e-mail and tablet, are linked before.
+    """
     store = Turns(schedule)
     before = Room(store)
     before.visit(PHONE, LAPTOP)
@@ -441,37 +445,41 @@ def in_turns(schedule: Callable[[int], int], *batches: tuple[str, Sequence[bytes
 
 JOINED = (CONSENTED, [event(90, [LAPTOP, TABLET])])
 REFUSED = (REVOCATIONS, [revocation(LAPTOP)])
-"""Of a node that is no root, so that the root, which the link is made to, hears of it later."""
+"""By a node that is no root, so that the root, which is linked, receives it later."""
+
+
+def switching(first: int, second: int, worker: int) -> Callable[[int], int]:
+    """Return a schedule that gives the calls from `first` to `second` to this worker, the others to the other one."""
+    return lambda step: worker if first <= step < second else 1 - worker
 
 
 def test_a_refusal_and_a_link_in_any_turns() -> None:
-    """Every interleaving of both with up to two changes of turn: whoever is on the other side is told of."""
+    """Every interleaving with up to two switches signals the other side."""
     _, steps = in_turns(lambda _: 0, REFUSED, JOINED)
     for first in range(steps + 1):
         for second in range(first, steps + 1):
-            for begins in (0, 1):
-                turns = lambda step, at=(first, second), one=begins: one if at[0] <= step < at[1] else 1 - one  # noqa: E731
-                signalled, _ = in_turns(turns, REFUSED, JOINED)
-                assert signalled >= {PHONE, TABLET, EMAIL}, (first, second, begins)
+            for worker in (0, 1):
+                signalled, _ = in_turns(switching(first, second, worker), REFUSED, JOINED)
+                assert signalled >= {PHONE, TABLET, EMAIL}, (first, second, worker)
 
 
 @given(st.lists(st.integers(0, 2), max_size=60), st.sampled_from([PHONE, LAPTOP]))
 @settings(deadline=None, max_examples=300)
 def test_two_links_and_a_refusal_in_any_turns(turns: list[int], subject: str) -> None:
-    """A chain of two links, each by a worker of its own, in any order of calls: the refusal reaches its other end."""
+    """Two links by two workers, in any order of calls: the refusal reaches the other end."""
     links = [(CONSENTED, [event(90, sorted([LAPTOP, TABLET]))]), (CONSENTED, [event(91, sorted([EMAIL, USER]))])]
     signalled, _ = in_turns(lambda step: turns[step] if step < len(turns) else 0, *links, (REVOCATIONS, [revocation(subject)]))
     assert signalled >= {PHONE, LAPTOP, TABLET, EMAIL, USER} - {subject}
 
 
 def test_a_rewritten_link_whose_worker_ended_is_handed_over() -> None:
-    """A link of a root that a split has set free is a rewrite, which any worker's tick logs: so it hands over too."""
+    """A link of a root that a split has left is a rewrite that any worker's tick logs, with its refusals."""
     store = MemoryGraphStore()
     store.write([Write(PHONE, None, Slot(PHONE, logged=False, epoch=1), 0)])
     store.confirm([(PHONE, Slot(PHONE, logged=False, epoch=1))])
     room = Room(store)
     room.withdraw(PHONE)
-    room.handle(CONSENTED, event(1, [USER, PHONE]))  # its worker ends before the commit
+    room.handle(CONSENTED, event(1, [USER, PHONE]))  # its worker crashes before the commit
     room.start()
     assert set(room.commit(room.stage.on_tick(1e9))) == {USER}
     (slot,) = store.read([PHONE])
@@ -492,7 +500,7 @@ def graph(redis_url: str) -> Iterator[RedisGraphStore]:
 
 
 def test_a_login_after_a_withdrawal_on_redis(graph: RedisGraphStore) -> None:
-    """A replay before the commit says the same again, one after it nothing."""
+    """A replay before the commit signals again, one after it does not."""
     room = Room(graph)
     room.visit(PHONE, LAPTOP)
     assert set(room.withdraw(LAPTOP)) == {PHONE}
@@ -506,7 +514,7 @@ def test_a_login_after_a_withdrawal_on_redis(graph: RedisGraphStore) -> None:
 
 
 def test_it_is_bounded(graph: RedisGraphStore) -> None:
-    """Of more sites than anybody has, the newest are remembered, for thirteen months, and all are handed over once."""
+    """Only the newest refusals of too many sites are remembered, for thirteen months; all are handed over once."""
     room = Room(graph)
     values: list[Any] = [revocation(PHONE, site=f"{n}.example", purposes=["marketing"], withdrawn_ts=T + n) for n in range(600)]
     room.commit(room.handle(REVOCATIONS, *values))

@@ -1,4 +1,4 @@
-"""What nodes remember of refusals: the newest of each scope, in whatever order they come, and what is said of it."""
+"""What nodes remember of refusals: the newest of each scope, in any order, and the signals for them."""
 
 import pytest
 from hypothesis import given
@@ -10,13 +10,13 @@ from streams.identity.refusals.refusals import (
     Refusals,
     RememberedRefusal,
     Scope,
-    confirmed,
+    confirm_signalled,
     from_text,
-    lacking,
-    merged,
-    newest,
+    merge_refusals,
+    missing_refusals,
+    newest_refusals,
+    refusal_signals,
     refusals_of,
-    signals,
     to_text,
 )
 
@@ -28,15 +28,15 @@ MEMORIES = st.dictionaries(SCOPES, st.builds(RememberedRefusal, REFUSALS, st.boo
 
 
 def without_flags(memories: Refusals) -> dict[Scope, Refusal]:
-    """The refusals alone."""
+    """Return the refusals without their flags."""
     return {scope: memory.refusal for scope, memory in memories.items()}
 
 
 def all_of(many: list[dict[Scope, RememberedRefusal]]) -> Refusals:
-    """Merged one after the other."""
+    """Merge one after the other."""
     memory: Refusals = {}
-    for one in many:
-        memory = merged(memory, one)
+    for refusals in many:
+        memory = merge_refusals(memory, refusals)
     return memory
 
 
@@ -44,48 +44,48 @@ def all_of(many: list[dict[Scope, RememberedRefusal]]) -> Refusals:
 def test_the_order_does_not_matter(
     many: tuple[list[dict[Scope, RememberedRefusal]], list[dict[Scope, RememberedRefusal]]],
 ) -> None:
-    """However they come and however often, of each scope the largest stays; then nothing lacks."""
+    """In any order and number, the largest refusal of each scope stays; then nothing is missing."""
     first, second = all_of(many[0]), all_of([*many[1], *many[0]])
-    assert without_flags(first) == without_flags(second) == newest(many[0])
-    assert lacking(first, newest(many[0])) == {}
+    assert without_flags(first) == without_flags(second) == newest_refusals(many[0])
+    assert missing_refusals(first, newest_refusals(many[0])) == {}
 
 
 @given(st.lists(MEMORIES, max_size=6).flatmap(lambda many: st.tuples(st.just(many), st.permutations(many))))
 def test_nor_where_there_are_too_many(
     many: tuple[list[dict[Scope, RememberedRefusal]], list[dict[Scope, RememberedRefusal]]],
 ) -> None:
-    """The largest ones stay, as if there had been no bound until the end."""
+    """The largest refusals stay, as if they had been bounded at the end only."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "MOST_REFUSALS", 3)
         bounded = [without_flags(all_of(some)) for some in many]
-    largest = sorted(newest(many[0]).items(), key=lambda item: (item[1], item[0]))[-3:]
+    largest = sorted(newest_refusals(many[0]).items(), key=lambda item: (item[1], item[0]))[-3:]
     assert bounded == [dict(largest)] * 2
 
 
 @given(MEMORIES, MEMORIES)
-def test_what_is_known_is_the_same_object(held: dict[Scope, RememberedRefusal], new: dict[Scope, RememberedRefusal]) -> None:
-    """So that a store sees that there is nothing to write."""
-    both = merged(held, new)
-    assert merged(both, new) is both
-    assert merged(both, held) is both
-    marked = confirmed(both, new)
-    assert confirmed(marked, new) is marked
+def test_what_is_known_is_the_same_object(memory: dict[Scope, RememberedRefusal], new: dict[Scope, RememberedRefusal]) -> None:
+    """A merge without news returns the same object, so that a store need not write."""
+    both = merge_refusals(memory, new)
+    assert merge_refusals(both, new) is both
+    assert merge_refusals(both, memory) is both
+    marked = confirm_signalled(both, new)
+    assert confirm_signalled(marked, new) is marked
     assert without_flags(marked) == without_flags(both)
 
 
 @given(MEMORIES, MEMORIES)
-def test_only_what_was_signalled_is_marked(held: dict[Scope, RememberedRefusal], new: dict[Scope, RememberedRefusal]) -> None:
-    """A refusal that is newer than the one whose signal was committed stays pending, and one that is not held is not made."""
-    marked = confirmed(held, new)
-    assert marked.keys() == held.keys()
-    for scope, memory in marked.items():
-        equal = scope in new and new[scope].refusal == memory.refusal
-        assert memory.signalled == (held[scope].signalled or equal)
+def test_only_what_was_signalled_is_marked(memory: dict[Scope, RememberedRefusal], new: dict[Scope, RememberedRefusal]) -> None:
+    """A newer refusal than the signalled one stays pending, and no refusal is created."""
+    marked = confirm_signalled(memory, new)
+    assert marked.keys() == memory.keys()
+    for scope, entry in marked.items():
+        equal = scope in new and new[scope].refusal == entry.refusal
+        assert entry.signalled == (memory[scope].signalled or equal)
 
 
 @given(MEMORIES)
 def test_texts_say_it_all(memories: dict[Scope, RememberedRefusal]) -> None:
-    """Whatever stands in a site; the same content has one spelling."""
+    """Any site survives the round trip, and equal content has one text."""
     assert from_text(to_text(memories).encode()) == memories
     assert to_text(dict(reversed(memories.items()))) == to_text(memories)
     assert from_text(None) == {}
@@ -93,27 +93,27 @@ def test_texts_say_it_all(memories: dict[Scope, RememberedRefusal]) -> None:
 
 @given(st.dictionaries(SCOPES, REFUSALS, max_size=8))
 def test_signals_say_every_refusal_once(refusals: dict[Scope, Refusal]) -> None:
-    """With its times and evidence; what was refused together is one signal, and all purposes are none by name."""
-    seen: dict[Scope, Refusal] = {}
-    for record in signals("2" + "a" * 32, refusals):
+    """Purposes refused together are one signal with times and evidence; all purposes are an empty list."""
+    signalled: dict[Scope, Refusal] = {}
+    for record in refusal_signals("2" + "a" * 32, refusals):
         refusal = Refusal(record["chosen_ts"], record["received_ts"], record["evidence"])
         for purpose in record["purposes"] or [""]:
             scope = Scope(record["site"], record["regulation"], purpose)
-            assert scope not in seen
-            seen[scope] = refusal
-    assert seen.items() <= refusals.items()
+            assert scope not in signalled
+            signalled[scope] = refusal
+    assert signalled.items() <= refusals.items()
     for scope, refusal in refusals.items():
-        assert seen.get(scope) == refusal or seen[scope._replace(purpose="")] == refusal
+        assert signalled.get(scope) == refusal or signalled[scope._replace(purpose="")] == refusal
 
 
 def test_a_record_becomes_one_refusal_a_purpose() -> None:
-    """With its own time, or that of its arrival where it has none; the consent room, which wrote it, has it."""
+    """With its own time or that of its arrival; already signalled, because the consent room wrote it."""
     record = {
         "subject": "s", "site": "x", "regulation": "opt-out", "purposes": ["a", "b"], "withdrawn_ts": 3, "received_ts": 9,
         "evidence": "e",
     }  # fmt: skip
-    known = RememberedRefusal(Refusal(3, 9, "e"), True)
-    assert refusals_of(record) == {Scope("x", "opt-out", "a"): known, Scope("x", "opt-out", "b"): known}
+    remembered = RememberedRefusal(Refusal(3, 9, "e"), True)
+    assert refusals_of(record) == {Scope("x", "opt-out", "a"): remembered, Scope("x", "opt-out", "b"): remembered}
     assert refusals_of({**record, "withdrawn_ts": 0, "purposes": []}) == {
         Scope("x", "opt-out", ""): RememberedRefusal(Refusal(9, 9, "e"), True)
     }

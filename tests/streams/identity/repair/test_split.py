@@ -1,4 +1,4 @@
-"""A node taken out of its component: the rest is what the other evidence links, whatever ends in between."""
+"""A node taken out of its component: the rest is what the other evidence links, whatever crashes in between."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -14,8 +14,8 @@ from infra.secrets import Secret
 from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import SHARED, Events, GraphView, Nodes, Slot, Write, plan, plan_labels
 from streams.identity.nodes import alias
-from streams.identity.repair.split import ComponentTree, ProfileRewrite, parts, plan_split
-from streams.identity.repair.splitting import Log, SplitJournal, prepare, read_tree, split
+from streams.identity.repair.split import ComponentTree, ProfileRewrite, connected_parts, plan_split
+from streams.identity.repair.splitting import SlotLogger, SplitJournal, plan_next_split, read_tree, split_node
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
 U1, U2 = "0" + "1" * 32, "0" + "2" * 32
@@ -26,12 +26,12 @@ WORLD = st.lists(EVENT, min_size=1, max_size=25)
 
 
 def links(view: GraphView, events: Events) -> list[Write]:
-    """Links and demotions that they ask for."""
+    """Return the links and demotions that events require."""
     return plan(view, events)[0]
 
 
 def linked(*events: Nodes) -> MemoryGraphStore:
-    """A graph in which these events have linked their nodes, one after the other, as the stage does."""
+    """Return a graph in which these events were linked one after the other, as by the stage."""
     store, view = MemoryGraphStore(), GraphView(dict.fromkeys(NODES))
     for n, nodes in enumerate(events):
         view.slots.update(dict.fromkeys(set(nodes) - view.slots.keys()))
@@ -43,23 +43,23 @@ def linked(*events: Nodes) -> MemoryGraphStore:
     return store
 
 
-def said_by(events: Iterable[Nodes]) -> Callable[[Collection[str]], list[Nodes]]:
-    """The evidence of these events."""
+def memory_reader(events: Iterable[Nodes]) -> Callable[[Collection[str]], list[Nodes]]:
+    """Return a reader of these events' evidence."""
     return lambda nodes: [event for event in events if len(set(event) & set(nodes)) > 1]
 
 
-def into(log: dict[str, Slot]) -> Log:
-    """A log in memory."""
+def log_into(log: dict[str, Slot]) -> SlotLogger:
+    """Return a logger into memory."""
     return lambda _kept, slots: log.update(slots)
 
 
 def view_of(store: MemoryGraphStore) -> GraphView:
-    """Everything."""
+    """Return a view of the whole store."""
     return GraphView({**dict.fromkeys(NODES), **store.slots})
 
 
 def oracle(members: Sequence[str], evidence: Iterable[Nodes]) -> dict[str, int]:
-    """Node -> component of these nodes alone, by scipy."""
+    """Return node -> component among these nodes alone, by scipy."""
     index = {node: at for at, node in enumerate(members)}
     here = [[index[node] for node in event if node in index] for event in evidence]
     pairs = [(event[0], other) for event in here if event for other in event]
@@ -72,49 +72,51 @@ def oracle(members: Sequence[str], evidence: Iterable[Nodes]) -> dict[str, int]:
 def test_parts_are_the_oracles(world: list[Nodes], members: set[str]) -> None:
     """Two anonymous nodes are in one part exactly when a chain of events between these nodes connects them."""
     component = oracle(sorted(members), world)
-    found = parts(members, world)
-    assert sorted(node for part in found for node in part) == sorted(members)
-    assert {frozenset(part) for part in found} == {
+    components = connected_parts(members, world)
+    assert sorted(node for part in components for node in part) == sorted(members)
+    assert {frozenset(part) for part in components} == {
         frozenset(node for node in members if component[node] == number) for number in component.values()
     }
 
 
 @given(WORLD)
 def test_users_are_in_parts_of_their_own(world: list[Nodes]) -> None:
-    """Whatever the evidence says, no part has two users."""
-    assert all(sum(node[0] == "0" for node in part) < 2 for part in parts(NODES, world))
+    """No part has two users."""
+    assert all(sum(node[0] == "0" for node in part) < 2 for part in connected_parts(NODES, world))
 
 
 @given(WORLD, st.sampled_from(NODES))
 @settings(deadline=None, max_examples=300)
 def test_the_rest_is_what_other_evidence_links(world: list[Nodes], node: str) -> None:
-    """The node is nobody's; the others are linked as the oracle says, everybody else as before; a second run does nothing."""
+    """The node is demoted, the others are linked as the oracle says; a second run does nothing."""
     store, log = linked(*world), dict[str, Slot]()
     before, tree = view_of(store), read_tree(store, node)
     members = sorted(tree.slots.keys() - {node})
-    split(store, node, said_by(world), ALIAS, into(log))
+    split_node(store, node, memory_reader(world), ALIAS, log_into(log))
     after = view_of(store)
     assert (store.slots[node].state, store.slots[node].parent) == (SHARED, node)
     component = oracle(members, world)
-    live = [one for one in members if not after.marked(one)]
+    live = [member for member in members if not after.marked(member)]
     assert all((after.find(a) == after.find(b)) == (component[a] == component[b]) for a in live for b in live)
-    assert all(after.slots[one] == before.slots[one] for one in NODES if one not in tree.slots)
-    assert all(slot.parent <= one for one, slot in store.slots.items() if one[0] != "0")
-    assert all(slot.state == (was.state if (was := before.slots[one]) else "") for one, slot in log.items() if one != node)
-    changed = {one: slot for one, slot in store.slots.items() if slot != before.slots[one]}
-    assert {one: slot._replace(logged=True) for one, slot in log.items()} == changed, "what was rewritten is in the log"
+    assert all(after.slots[member] == before.slots[member] for member in NODES if member not in tree.slots)
+    assert all(slot.parent <= member for member, slot in store.slots.items() if member[0] != "0")
+    assert all(
+        slot.state == (was.state if (was := before.slots[member]) else "") for member, slot in log.items() if member != node
+    )
+    changed = {member: slot for member, slot in store.slots.items() if slot != before.slots[member]}
+    assert {member: slot._replace(logged=True) for member, slot in log.items()} == changed, "what was rewritten is in the log"
     again = dict[str, Slot]()
-    split(store, node, said_by(world), ALIAS, into(again))
+    split_node(store, node, memory_reader(world), ALIAS, log_into(again))
     assert again == {}
 
 
 @given(WORLD, st.sampled_from(NODES), st.sampled_from(NODES))
 @settings(deadline=None, max_examples=200)
-def test_two_users_never_share_a_label(world: list[Nodes], one: str, other: str) -> None:
-    """After two splits, and after everything has come in once more, each label is one user's."""
+def test_two_users_never_share_a_label(world: list[Nodes], first: str, second: str) -> None:
+    """After two splits and a replay of all events each label belongs to one user."""
     store = linked(*world)
-    for node in (one, other):
-        split(store, node, said_by(world), ALIAS, into({}))
+    for node in (first, second):
+        split_node(store, node, memory_reader(world), ALIAS, log_into({}))
     view = view_of(store)
     for n, nodes in enumerate(world):
         for make in (links, plan_labels):
@@ -125,86 +127,86 @@ def test_two_users_never_share_a_label(world: list[Nodes], one: str, other: str)
 
 
 def test_a_label_goes_with_its_node() -> None:
-    """A user's label that is another's now becomes the user itself; one that is demoted, or still hers, stays."""
+    """A user whose label belongs to another part becomes its own label; other labels stay."""
     store = linked((D1, C1), (U1, C1), (U1, C2))
     assert store.slots[U1] == Slot(D1, logged=True)
-    found = prepare(store, C1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
-    assert [(write.node, write.slot.parent, write.slot.epoch) for write in found.writes] == [
+    split_plan = plan_next_split(store, C1, memory_reader([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
+    assert [(write.node, write.slot.parent, write.slot.epoch) for write in split_plan.writes] == [
         (C1, C1, 1),
         (U1, U1, 1),
         (D1, D1, 1),
     ]
-    assert found.restamps == (ProfileRewrite(ALIAS(C1, 1), (C1,)), ProfileRewrite(U1, (U1, C2)), ProfileRewrite(D1, (D1,)))
-    assert found.once == (U1, D1, C1, C2)
-    kept = prepare(store, D1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
-    assert [write.node for write in kept.writes] == [D1, C1], "C1 hung under D1"
-    assert kept.restamps == (ProfileRewrite(ALIAS(D1, 1), (D1,)), ProfileRewrite(D1, (U1, C1, C2)))
-    hers = prepare(store, C2, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
+    assert split_plan.rewrites == (ProfileRewrite(ALIAS(C1, 1), (C1,)), ProfileRewrite(U1, (U1, C2)), ProfileRewrite(D1, (D1,)))
+    assert split_plan.former_profiles == (U1, D1, C1, C2)
+    unmoved = plan_next_split(store, D1, memory_reader([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
+    assert [write.node for write in unmoved.writes] == [D1, C1], "C1 hung under D1"
+    assert unmoved.rewrites == (ProfileRewrite(ALIAS(D1, 1), (D1,)), ProfileRewrite(D1, (U1, C1, C2)))
+    hers = plan_next_split(store, C2, memory_reader([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
     assert [write.node for write in hers.writes] == [C2]
 
 
 def test_a_user_can_be_a_tester() -> None:
-    """A user's id that is taken out leaves her devices to themselves, and her label to its node."""
+    """Splitting a user id frees its devices, and its label's node."""
     world = [(D1, C1), (U1, C1), (U1, C2)]
     store = linked(*world)
-    split(store, U1, said_by(world), ALIAS, into({}))
+    split_node(store, U1, memory_reader(world), ALIAS, log_into({}))
     assert store.slots[U1] == Slot(U1, logged=True, epoch=1, state=SHARED)
     view = view_of(store)
     assert [view.find(node) for node in (D1, C1, C2)] == [D1, D1, C2]
 
 
 def test_what_hung_under_a_demoted_node_stays() -> None:
-    """A demotion has left nodes under the demoted one: taking a third node out does not take them apart."""
+    """Splitting a third node keeps together what hangs under a demoted one."""
     store = linked((D1, C1), (D1, C2), (D1, C3))
-    held = store.slots.get(D1)
-    store.write([Write(D1, held, Slot(D1, logged=False, epoch=1, state=SHARED), 0)])
-    found = prepare(store, C3, said_by([(D1, C1), (D1, C2), (D1, C3)]), ALIAS)
-    assert [write.node for write in found.writes] == [C3]
+    slot = store.slots.get(D1)
+    store.write([Write(D1, slot, Slot(D1, logged=False, epoch=1, state=SHARED), 0)])
+    split_plan = plan_next_split(store, C3, memory_reader([(D1, C1), (D1, C2), (D1, C3)]), ALIAS)
+    assert [write.node for write in split_plan.writes] == [C3]
 
 
 def test_an_id_that_was_never_linked_is_demoted() -> None:
-    """A tester's cookie that comes alone from now on; an id that was erased is left alone."""
+    """A node without links is demoted; an erased one cannot be split."""
     store, log = MemoryGraphStore(), dict[str, Slot]()
-    split(store, C1, said_by([]), ALIAS, into(log))
+    split_node(store, C1, memory_reader([]), ALIAS, log_into(log))
     assert log == {C1: Slot(C1, logged=False, epoch=1, state=SHARED)}
     store.slots[C2] = Slot(C2, logged=True, epoch=1, state="erased", since=1)
     with pytest.raises(ConfigError, match="erased"):
-        split(store, C2, said_by([]), ALIAS, into(log))
+        split_node(store, C2, memory_reader([]), ALIAS, log_into(log))
 
 
 class Crash(Exception):
-    """The command is killed."""
+    """The command was killed."""
 
 
 class Dying(MemoryGraphStore):
-    """A store that writes one slot at a time, and whose process is killed before one of them."""
+    """A store that writes one slot at a time and is killed before one of them."""
 
-    def __init__(self, store: MemoryGraphStore, left: int) -> None:
+    def __init__(self, store: MemoryGraphStore, steps: int) -> None:
         super().__init__()
-        self.slots, self.below, self.notes = store.slots, store.below, store.notes
-        self.left = left
+        self.slots, self.child_index, self.notes = store.slots, store.child_index, store.notes
+        self.steps = steps
 
     def step(self) -> None:
-        """One more thing that is done, or not."""
-        if self.left == 0:
+        """Count one step, or crash."""
+        if self.steps == 0:
             raise Crash
-        self.left -= 1
+        self.steps -= 1
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
-        """One by one."""
+        """Write one by one."""
         won = []
         for write in writes:
             self.step()
             won += super().write([write])
         return won
 
-    def note(self, node: str, text: str) -> None:
-        """At once or not at all."""
+    def save_note(self, node: str, text: str) -> None:
+        """Save at once or not at all."""
         self.step()
-        super().note(node, text)
+        super().save_note(node, text)
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
-        """One by one."""
+        """Confirm one by one."""
         for slot in slots:
             self.step()
             super().confirm([slot])
@@ -213,31 +215,31 @@ class Dying(MemoryGraphStore):
 @given(WORLD, st.sampled_from(NODES))
 @settings(deadline=None, max_examples=60)
 def test_a_split_that_was_killed_is_completed(world: list[Nodes], node: str) -> None:
-    """Killed before each of its writes in turn, the second run ends where an undisturbed one does, and logs the same."""
+    """Killed before each write in turn, the second run ends as an undisturbed one and logs the same."""
     straight, expected = linked(*world), dict[str, Slot]()
-    journal = split(straight, node, said_by(world), ALIAS, into(expected))
-    for left in range(3 * len(expected) + 2):
+    journal = split_node(straight, node, memory_reader(world), ALIAS, log_into(expected))
+    for steps in range(3 * len(expected) + 2):
         store, log = linked(*world), dict[str, Slot]()
-        dying = Dying(store, left)
+        dying = Dying(store, steps)
 
         def killed_in_the_log(
-            kept: str, slots: Sequence[tuple[str, Slot]], dying: Dying = dying, log: dict[str, Slot] = log
+            former_root: str, slots: Sequence[tuple[str, Slot]], dying: Dying = dying, log: dict[str, Slot] = log
         ) -> None:
             for slot in slots:
                 dying.step()
                 log.update([slot])
 
         try:
-            split(dying, node, said_by(world), ALIAS, killed_in_the_log)
+            split_node(dying, node, memory_reader(world), ALIAS, killed_in_the_log)
         except Crash:
-            completed = split(store, node, said_by(world), ALIAS, into(log))
-            assert (completed.once, completed.restamps) == (journal.once, journal.restamps)
+            completed = split_node(store, node, memory_reader(world), ALIAS, log_into(log))
+            assert (completed.former_profiles, completed.rewrites) == (journal.former_profiles, journal.rewrites)
         assert store.slots == straight.slots
         assert log == expected
 
 
 def test_what_workers_link_meanwhile_is_taken_out_too() -> None:
-    """A node that is linked under the split one before workers know is freed by the next round."""
+    """A node that is linked under the split one meanwhile is freed by the next round."""
     world = [(D1, C1), (D1, C2)]
     store = linked(*world)
 
@@ -245,23 +247,23 @@ def test_what_workers_link_meanwhile_is_taken_out_too() -> None:
         if C3 not in store.slots:
             store.write([Write(C3, None, Slot(D1, logged=True), 0)])
 
-    journal = split(store, D1, said_by(world), ALIAS, meanwhile)
+    journal = split_node(store, D1, memory_reader(world), ALIAS, meanwhile)
     assert store.slots[C3] == Slot(C3, logged=True, epoch=1)
-    assert ProfileRewrite(C3, (C3,)) in journal.restamps
+    assert ProfileRewrite(C3, (C3,)) in journal.rewrites
 
 
 @given(WORLD, st.sampled_from(NODES))
 def test_a_journal_is_read_as_it_was_noted(world: list[Nodes], node: str) -> None:
-    """Nothing is lost in the note."""
-    found = plan_split(read_tree(linked(*world), node), world, ALIAS)
-    assume(found.writes)
-    journal = SplitJournal().add(found)
-    assert SplitJournal.read(journal.text()) == journal
-    assert SplitJournal.read(None) == SplitJournal()
+    """A journal survives the round trip."""
+    split_plan = plan_split(read_tree(linked(*world), node), world, ALIAS)
+    assume(split_plan.writes)
+    journal = SplitJournal().add(split_plan)
+    assert SplitJournal.from_text(journal.to_text()) == journal
+    assert SplitJournal.from_text(None) == SplitJournal()
 
 
 def test_a_tree_is_the_whole_component() -> None:
-    """Everything under a node's root, from whichever node it is asked."""
+    """From each of its nodes, the tree is everything under the root."""
     store = linked((D1, C1), (U1, C1), (U1, C2), (U2, D2))
     for node in (U1, D1, C1, C2):
         assert read_tree(store, node) == ComponentTree(node, {n: store.slots[n] for n in (U1, D1, C1, C2)}, store.slots[D1])

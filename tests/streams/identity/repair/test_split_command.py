@@ -24,9 +24,9 @@ from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES, log_key, slot_record
 from streams.identity.graph.union_find import SHARED, GraphView, Nodes, Slot, Write, plan, plan_labels
 from streams.identity.nodes import alias
-from streams.identity.repair.log import diff, read_log, rebuild
+from streams.identity.repair.log import compare_with_log, read_log, rebuild
 from streams.identity.repair.split import ProfileRewrite
-from streams.identity.repair.splitting import SplitJournal, log_to, said_on, split
+from streams.identity.repair.splitting import SplitJournal, evidence_reader, slot_logger, split_node
 from streams.runtime.follow import read_partition
 
 SECRET = "for tests only, forty characters long..."
@@ -35,14 +35,14 @@ SEEN = 1_795_000_000_000
 
 
 def person(n: int) -> list[str]:
-    """Of one house: a user, a kiosk's device, three cookies; the user's label is the kiosk, and she is known by two cookies."""
+    """Nodes of one household: a user, a kiosk's device, three cookies; the kiosk is the user's label."""
     return [f"{tier}{n:04x}" + digit * 28 for tier, digit in ("01", "1a", "2b", "2c", "2d")]
 
 
 def world(n: int) -> list[Nodes]:
-    """Their events: the third cookie is linked by the kiosk alone."""
-    user, kiosk, one, two, three = person(n)
-    return [(kiosk, one), (kiosk, three), (user, one), (user, two)]
+    """Events of the household: the kiosk alone links the third cookie."""
+    user, kiosk, first, second, third = person(n)
+    return [(kiosk, first), (kiosk, third), (user, first), (user, second)]
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def store(house: Settings) -> Iterator[RedisGraphStore]:
         yield RedisGraphStore(lambda: client)
 
 
-def settle(settings: Settings, store: RedisGraphStore, events: Sequence[Nodes]) -> None:
-    """Let the events link their nodes in Redis, in the log, and as evidence."""
+def link_events(settings: Settings, store: RedisGraphStore, events: Sequence[Nodes]) -> None:
+    """Link the nodes of events in Redis, in the log, and as evidence."""
     registry, client = Registry(settings.contracts), producer(settings)
     view = GraphView(dict.fromkeys(node for nodes in events for node in nodes))
     for n, nodes in enumerate(events):
@@ -81,44 +81,44 @@ def settle(settings: Settings, store: RedisGraphStore, events: Sequence[Nodes]) 
 
 
 def conflicts(settings: Settings, node: str) -> list[Any]:
-    """What was said of a node."""
+    """Return the conflict records of a node."""
     registry = Registry(settings.contracts)
-    said = [
+    records = [
         decode(registry, value)[1]
         for partition in range(4)
         for records in read_partition(settings, CONFLICTS, partition)
         for _, value in records
         if value is not None
     ]
-    return [record for record in said if record["node"] == node]
+    return [record for record in records if record["node"] == node]
 
 
 def insert(warehouse: Store, name: str, profile: str, node: str, identifiers: list[str]) -> None:
-    """A past event."""
+    """Insert a past event."""
     warehouse.command(
         "INSERT INTO headwater.events (event_id, profile_id, node, identifiers, collector_ts) "
         f"VALUES ('{name}', '{profile}', '{node}', {identifiers}, now64(3))"
     )
 
 
-def nothing(_records: int) -> None:
-    """Nobody watches."""
+def ignore_progress(_records: int) -> None:
+    """Ignore progress."""
 
 
 def test_a_kiosk_is_taken_out(house: Settings, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First said, then done; without ClickHouse the graph is split, the next run rewrites the rows, later ones late rows."""
-    user, kiosk, one, two, three = person(1)
-    settle(house, store, world(1))
+    """A dry run writes nothing; without ClickHouse the graph is split; later runs rewrite the rows, late ones too."""
+    user, kiosk, first, second, third = person(1)
+    link_events(house, store, world(1))
     rows = [
-        # stamped, node, identifiers, what it is to be
-        (kiosk, one, [one], kiosk),
-        (kiosk, user, [user, two], kiosk),
-        (kiosk, kiosk, [kiosk, one], kiosk),
-        (kiosk, kiosk, [kiosk, three], three),
+        # profile, node, identifiers, expected profile
+        (kiosk, first, [first], kiosk),
+        (kiosk, user, [user, second], kiosk),
+        (kiosk, kiosk, [kiosk, first], kiosk),
+        (kiosk, kiosk, [kiosk, third], third),
         (kiosk, kiosk, [kiosk], ALIAS(kiosk, 1)),
-        (kiosk, three, [three], three),
-        (three, three, [three], three),
-        ("2" + "e" * 32, three, [three], "2" + "e" * 32),
+        (kiosk, third, [third], third),
+        (third, third, [third], third),
+        ("2" + "e" * 32, third, [third], "2" + "e" * 32),
     ]
     warehouse = Store(house)
     for n, (profile, node, identifiers, _) in enumerate(rows):
@@ -129,9 +129,9 @@ def test_a_kiosk_is_taken_out(house: Settings, store: RedisGraphStore, monkeypat
     monkeypatch.setenv("HEADWATER_CLICKHOUSE", "http://127.0.0.1:1")
     runner = CliRunner()
     before = store.read(person(1))
-    told = json.loads(runner.invoke(app, ["split", kiosk, "--dry-run", "--json"]).stdout)
+    planned = json.loads(runner.invoke(app, ["split", kiosk, "--dry-run", "--json"]).stdout)
     assert store.read(person(1)) == before
-    assert set(told["slots"]) == {kiosk, one, three}
+    assert set(planned["slots"]) == {kiosk, first, third}
     away = runner.invoke(app, ["split", kiosk])
     assert away.exit_code == 1, away.output
     assert "run the same command again" in away.output
@@ -140,47 +140,47 @@ def test_a_kiosk_is_taken_out(house: Settings, store: RedisGraphStore, monkeypat
         Slot(kiosk, logged=True, epoch=1, state=SHARED),
         Slot(user, logged=True, epoch=1),
         Slot(user, logged=True),
-        Slot(three, logged=True, epoch=1),
+        Slot(third, logged=True, epoch=1),
     ]
     monkeypatch.setenv("HEADWATER_CLICKHOUSE", house.clickhouse)
     again = runner.invoke(app, ["split", kiosk])
     assert again.exit_code == 0, again.output
-    assert f"profile  {three}  1 ids" in again.output
+    assert f"profile  {third}  1 ids" in again.output
     assert "3 past rows rewritten" in again.output
     stamped = warehouse.rows("SELECT event_id, profile_id FROM headwater.events ORDER BY event_id")
     assert stamped == [(f"e{n}", row[3]) for n, row in enumerate(rows)]
     assert json.loads(runner.invoke(app, ["split", kiosk, "--json"]).stdout)["rows"] == 0
-    insert(warehouse, "late", kiosk, three, [three])  # stamped by a worker that did not know yet
+    insert(warehouse, "late", kiosk, third, [third])  # resolved by a worker that did not know of the split yet
     assert json.loads(runner.invoke(app, ["split", kiosk, "--json"]).stdout)["rows"] == 1
-    assert warehouse.rows("SELECT profile_id FROM headwater.events WHERE event_id = 'late'") == [(three,)]
+    assert warehouse.rows("SELECT profile_id FROM headwater.events WHERE event_id = 'late'") == [(third,)]
     warehouse.command(
         "INSERT INTO headwater.events (event_id, profile_id, node, identifiers, collector_ts) "
-        f"VALUES ('next-day', '{kiosk}', '{three}', ['{three}'], now64(3) + INTERVAL 1 DAY)"
+        f"VALUES ('next-day', '{kiosk}', '{third}', ['{third}'], now64(3) + INTERVAL 1 DAY)"
     )
     assert json.loads(runner.invoke(app, ["split", kiosk, "--json"]).stdout)["rows"] == 0, "stamped by who knew of the split"
     (conflict,) = conflicts(house, kiosk)
     assert (conflict["rule"], conflict["kept"], conflict["epoch"]) == ("split", user, 1)
-    assert diff(read_log(house), store, nothing).same
+    assert compare_with_log(read_log(house), store, ignore_progress).same
     warehouse.close()
 
 
 class Killed(Exception):
-    """The process is."""
+    """The process was killed."""
 
 
 class Dying(RedisGraphStore):
-    """One write at a time to a real Redis, and killed before one of them."""
+    """One write at a time to a real Redis, killed before one of them."""
 
-    left = 0
+    steps = 0
 
     def step(self) -> None:
-        """One more thing that is done, or not."""
-        if self.left == 0:
+        """Count one step, or be killed."""
+        if self.steps == 0:
             raise Killed
-        self.left -= 1
+        self.steps -= 1
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
-        """One by one."""
+        """Write one by one."""
         won = []
         for write in writes:
             self.step()
@@ -189,47 +189,47 @@ class Dying(RedisGraphStore):
 
 
 def test_killed_before_each_of_its_writes(house: Settings, store: RedisGraphStore) -> None:
-    """Redis and Kafka end the same wherever the first run was killed: before a slot, before the log, before it is marked."""
-    for left in range(5):
-        user, kiosk, one, two, three = person(100 + left)
-        settle(house, store, world(100 + left))
-        said, log = said_on(house), log_to(house, kiosk, SEEN + 1)
+    """Redis and Kafka end the same wherever the first run was killed."""
+    for steps in range(5):
+        user, kiosk, first, second, third = person(100 + steps)
+        link_events(house, store, world(100 + steps))
+        evidence, log = evidence_reader(house), slot_logger(house, kiosk, SEEN + 1)
         with redis.Redis.from_url(house.redis) as client:
             dying = Dying(lambda client=client: client)  # type: ignore[misc] # a lambda's default has no type
-            dying.left = left
+            dying.steps = steps
 
-            def killed(kept: str, slots: Sequence[tuple[str, Slot]], left: int = left, kiosk: str = kiosk) -> None:
-                if left == 4:
-                    log_to(house, kiosk, SEEN + 1)(kept, slots)
+            def killed(former_root: str, slots: Sequence[tuple[str, Slot]], steps: int = steps, kiosk: str = kiosk) -> None:
+                if steps == 4:
+                    slot_logger(house, kiosk, SEEN + 1)(former_root, slots)
                 raise Killed
 
             with pytest.raises(Killed):
-                split(dying, kiosk, said, ALIAS, killed)
-        split(store, kiosk, said, ALIAS, log)
-        slots = store.read([user, kiosk, one, two, three])
+                split_node(dying, kiosk, evidence, ALIAS, killed)
+        split_node(store, kiosk, evidence, ALIAS, log)
+        slots = store.read([user, kiosk, first, second, third])
         assert [(slot.parent, slot.epoch, slot.logged) for slot in slots if slot] == [
-            (kiosk, 0, True), (kiosk, 1, True), (user, 1, True), (user, 0, True), (three, 1, True),
+            (kiosk, 0, True), (kiosk, 1, True), (user, 1, True), (user, 0, True), (third, 1, True),
         ]  # fmt: skip
         assert {conflict["epoch"] for conflict in conflicts(house, kiosk)} == {1}
-    assert diff(read_log(house), store, nothing).same
+    assert compare_with_log(read_log(house), store, ignore_progress).same
     with redis.Redis.from_url(house.redis) as client:
         client.flushall()
-    rebuild(read_log(house), store, nothing)
-    assert diff(read_log(house), store, nothing).same
-    assert store.read([three]) == [Slot(three, logged=True, epoch=1)]
+    rebuild(read_log(house), store, ignore_progress)
+    assert compare_with_log(read_log(house), store, ignore_progress).same
+    assert store.read([third]) == [Slot(third, logged=True, epoch=1)]
 
 
 def test_only_nodes_reach_a_statement(house: Settings) -> None:
-    """What is no node is no part of SQL."""
+    """Text that is no node never reaches an SQL statement."""
     warehouse = Store(house)
     node = "1" + "a" * 32
     with pytest.raises(ValueError, match="neither"):
-        restamp(warehouse, [node], SplitJournal(once=(node,), restamps=(ProfileRewrite("x' OR '1", ("y') --",)),)))
+        restamp(warehouse, [node], SplitJournal(former_profiles=(node,), rewrites=(ProfileRewrite("x' OR '1", ("y') --",)),)))
     warehouse.close()
 
 
 def test_a_warehouse_without_tables_has_no_rows(house: Settings, tmp_path: Path) -> None:
-    """Nothing was loaded yet: there is nothing to rewrite."""
+    """Without tables there is nothing to rewrite."""
     warehouse = Store(house.model_copy(update={"clickhouse_database": "empty"}))
     assert restamp(warehouse, ["1" + "a" * 32], SplitJournal()) == 0
     warehouse.close()
