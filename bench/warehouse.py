@@ -312,7 +312,7 @@ def figures(turns: dict[str, list[Turn]], rows: int, size: int) -> dict[str, Any
     for other in WAYS:
         if other != "loader" and other in turns and "loader" in turns:
             pairs = zip(turns["loader"], turns[other], strict=True)
-            result[f"loader_to_{other}"] = round(statistics.median(ours.rate / beside.rate for ours, beside in pairs), 2)
+            result[f"loader_to_{other}"] = round(statistics.median(loader.rate / beside.rate for loader, beside in pairs), 2)
     return result
 
 
@@ -330,8 +330,8 @@ def show(result: dict[str, Any]) -> None:
     ratios = ", ".join(
         f"{name.replace('_', ' ')} {value:.2f}" for name, value in result.items() if name.startswith("loader_to")
     )
-    what = f"{result['rows']:,} events of {result['event_bytes']} bytes, medians; load {result['load']}"
-    console.print(f"{ratios}; {what}" if ratios else what, highlight=False)
+    title = f"{result['rows']:,} events of {result['event_bytes']} bytes, medians; load {result['load']}"
+    console.print(f"{ratios}; {title}" if ratios else title, highlight=False)
 
 
 def main() -> None:

@@ -93,10 +93,10 @@ def _count(text: str) -> int:
 
 def _names(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
-    known = [*FAULTS, *ON_REQUEST]
-    unknown = [name for name in names if name not in known]
+    faults_available = [*FAULTS, *ON_REQUEST]
+    unknown = [name for name in names if name not in faults_available]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no fault {', '.join(unknown)}: there are {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"no fault {', '.join(unknown)}: there are {', '.join(faults_available)}")
     return names
 
 
@@ -141,9 +141,16 @@ def show(result: FaultResult) -> None:
     """For people."""
     proof, plan = result.proof, result.plan
     table = Table("fault", "in a metric", "by doctor", "over after", "took", "", title=f"seed {plan.seed}")
-    for seen in result.observations:
-        cells = (seconds(seen.metric_s, seen.must_show), seconds(seen.doctor_s, seen.must_show), seconds(seen.settled_s, False))
-        table.add_row(seen.fault, *cells, f"{seen.seconds:.0f} s", seen.failed.splitlines()[0] if seen.failed else seen.note)
+    for observation in result.observations:
+        required = observation.must_show
+        table.add_row(
+            observation.fault,
+            seconds(observation.metric_s, required),
+            seconds(observation.doctor_s, required),
+            seconds(observation.settled_s, False),
+            f"{observation.seconds:.0f} s",
+            observation.failed.splitlines()[0] if observation.failed else observation.note,
+        )
     for name, reason in result.skipped.items():
         table.add_row(name, "", "", "", "", f"not played: {reason}")
     OUTPUT.print(table)

@@ -83,7 +83,7 @@ class NoIntentWarehouse(DyingWarehouse):
     """Commits what it has inserted, and nothing before: a successor makes batches of other boundaries, under other tokens."""
 
     def _commit(self, offsets: list[ck.TopicPartition]) -> None:
-        super()._commit([one for one in offsets if read_metadata(one.offset, one.metadata).intent is None])
+        super()._commit([offset for offset in offsets if read_metadata(offset.offset, offset.metadata).intent is None])
 
 
 LOADERS: dict[str, tuple[type[Warehouse], type[RowLoader]]] = {

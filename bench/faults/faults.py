@@ -134,15 +134,19 @@ class FaultWatch:
         self._begun = time.monotonic()
         self._doctor: subprocess.Popen[bytes] | None = None
 
-    def seen(self) -> bool:
-        """One look; whether the fault was seen by both."""
-        seen, elapsed = self._observation, time.monotonic() - self._begun
-        if seen.metric_s is None and (line := self._alarm(self._world.metrics())):
-            seen.metric_s, seen.metric = round(elapsed, 1), line
+    def poll(self) -> bool:
+        """Poll metrics and doctor once; whether both have shown the fault."""
+        observation, elapsed = self._observation, time.monotonic() - self._begun
+        if observation.metric_s is None and (line := self._alarm(self._world.metrics())):
+            observation.metric_s, observation.metric = round(elapsed, 1), line
         # A question costs seconds of CPU: it is asked once there is something to see, or ought to be.
-        if seen.doctor_s is None and seen.must_show and (seen.metric_s is not None or elapsed > ASK_ANYWAY_S):
+        if (
+            observation.doctor_s is None
+            and observation.must_show
+            and (observation.metric_s is not None or elapsed > ASK_ANYWAY_S)
+        ):
             self._ask_doctor(elapsed)
-        return seen.metric_s is not None and (seen.doctor_s is not None or not seen.must_show)
+        return observation.metric_s is not None and (observation.doctor_s is not None or not observation.must_show)
 
     def _ask_doctor(self, elapsed: float) -> None:
         if self._doctor is None:
@@ -158,7 +162,7 @@ class FaultWatch:
     def until_seen(self, seconds: float = SEEN_WITHIN_S) -> bool:
         """Look for so long at the most."""
         deadline = time.monotonic() + seconds
-        while not self.seen():
+        while not self.poll():
             if time.monotonic() > deadline:
                 return False
             self._world.sleep(0.25)
@@ -393,12 +397,12 @@ def hang(stage: FaultStage, observation: Observation) -> None:
             stage.let_flow()
             watch.until_seen()
         assert loader.child is not None
-        loader.wanted = False
-        asked = time.monotonic()
+        loader.enabled = False
+        terminated_at = time.monotonic()
         loader.child.terminate()
-        while loader.running and time.monotonic() - asked < 3 * STOPPED_WITHIN_S:
+        while loader.running and time.monotonic() - terminated_at < 3 * STOPPED_WITHIN_S:
             time.sleep(0.05)
-        took = time.monotonic() - asked
+        took = time.monotonic() - terminated_at
         observation.note = f"SIGTERM obeyed after {took:.1f} s"
         if took > STOPPED_WITHIN_S:
             observation.failed = f"SIGTERM was not obeyed within {STOPPED_WITHIN_S:.0f} s"

@@ -102,10 +102,10 @@ class Prover:
 
     def finish(self) -> Proof:
         """Prove the last topic and the table as a whole."""
-        gone = dict(self._fingerprints)
+        earlier = dict(self._fingerprints)
         self.prove_topic()
         proof = self._proof
-        for (topic_id, partition), fingerprint in gone.items():
+        for (topic_id, partition), fingerprint in earlier.items():
             if self._fingerprint(topic_id, partition) != fingerprint:
                 proof.note("changed", f"partition {partition} of topic id {topic_id}")
         self._compare_ids()

@@ -60,13 +60,13 @@ def embedded_clickhouse(folder: Path, port: int, memory_bytes: int) -> Sequence[
 
 @dataclass
 class FaultService:
-    """One program that is to run. `wanted` is False while a fault keeps it away."""
+    """One program that is to run. `enabled` is False while a fault keeps it away."""
 
     name: str
     program: Callable[[], Program]
     port: int
     child: Child | None = None
-    wanted: bool = False
+    enabled: bool = False
     restarts: int = 0
     """Starts after an end that was no orderly stop."""
     own_ends: int = 0
@@ -87,12 +87,12 @@ class FaultService:
 
     def start(self) -> None:
         """Start it and do not wait."""
-        self.child, self.wanted, self.started = Child(self.program()), True, time.monotonic()
+        self.child, self.enabled, self.started = Child(self.program()), True, time.monotonic()
 
     def kill(self) -> None:
         """kill -9; it is not started again until it is wanted."""
         assert self.child is not None
-        self.wanted = False
+        self.enabled = False
         self.restarts += 1
         self.child.kill()
 
@@ -213,7 +213,7 @@ class FaultWorld:
             if not service.running:
                 service.start()
         for service in self.loaders[count:]:
-            service.wanted = False
+            service.enabled = False
             if service.child is not None:
                 service.child.stop(STOP_S)
                 service.child = None
@@ -223,7 +223,7 @@ class FaultWorld:
         """Start again what ended by itself, as `headwater up` does. WorldError where a loader halts or ends again and again."""
         now = time.monotonic()
         for service in self.loaders:
-            if service.wanted and not service.running:
+            if service.enabled and not service.running:
                 self._restart(service, now)
         self.write_services()
 
@@ -277,7 +277,7 @@ class FaultWorld:
         try:
             topic_id = self.topic_id(TOPIC)
             partitions = [ck.TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
-            return all(self._at_end(consumer, one, topic_id) for one in consumer.committed(partitions, timeout=10))
+            return all(self._at_end(consumer, position, topic_id) for position in consumer.committed(partitions, timeout=10))
         except ck.KafkaException:
             return False  # the coordinator is not known yet
         finally:

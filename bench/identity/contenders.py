@@ -14,7 +14,7 @@ from itertools import chain, combinations
 from bench.identity.metrics import Canonicals, first_deliveries
 from bench.identity.unions import Unions
 from bench.identity.world import WorldEvent
-from consumers.warehouse.history.restamping import together
+from consumers.warehouse.history.restamping import group_by_component
 from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
 from infra.telemetry.metrics import Metrics
@@ -163,7 +163,7 @@ class MemoryLinkLog:
 def _rewritten(done: Mapping[str, SplitJournal], rows: Sequence[tuple[WorldEvent, str]], nobodys: set[str]) -> list[str]:
     """Profiles of past rows as `consumers/warehouse/history/restamping.py` rewrites them, once these nodes were taken out."""
     events, profiles = zip(*rows, strict=True)
-    found, taken = list(profiles), together(done)
+    found, taken = list(profiles), group_by_component(done)
     concerned = {node for journal in done.values() for said in journal.restamps for node in said.nodes}.union(*taken.values())
     places = defaultdict[str, list[int]](list)
     for at, event in enumerate(events):

@@ -34,7 +34,7 @@ from schemas.registry import Registry
 from streams.consent.app import open_states
 from streams.consent.policy import PACKAGED, load_policy
 from streams.identity.app import open_store
-from streams.identity.commands import identifier_args as asked
+from streams.identity.commands import identifier_args
 from streams.identity.graph.union_find import ERASED
 from streams.identity.nodes import alias
 from streams.identity.reading import RESOLVED
@@ -54,7 +54,7 @@ app = typer.Typer(
 )
 app.command("status", epilog="Example: headwater privacy status --json")(status_command)
 
-Who = Annotated[str, typer.Argument(metavar="WHO", help=f"{asked.HELP} Or the id of a request.")]
+Who = Annotated[str, typer.Argument(metavar="WHO", help=f"{identifier_args.HELP} Or the id of a request.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -69,12 +69,12 @@ def office(quiet: bool) -> Iterator[tuple[PrivacyContext, Tell]]:
     settings = settings_with_kafka()
     keep_days = load_policy(settings.policy or PACKAGED).memory.max_age_days
     states = open_states(settings, Registry(settings.contracts), keep_days)
-    made = PrivacyContext(settings, open_store(settings), states, Store(settings, SEARCH_S), alias(settings.master))
+    context = PrivacyContext(settings, open_store(settings), states, Store(settings, SEARCH_S), alias(settings.master))
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
             task = bar.add_task("looking", total=None)
-            yield made, lambda what: bar.update(task, description=what)
+            yield context, lambda step: bar.update(task, description=step)
     except ErasurePending as error:
         raise ConfigError(f"not done yet: {error}") from error
     except NotErasable as error:
@@ -82,42 +82,46 @@ def office(quiet: bool) -> Iterator[tuple[PrivacyContext, Tell]]:
     except Retryable as error:
         raise ConfigError(no_house(error)) from error
     finally:
-        made.warehouse.close()
-        made.graph.close()
+        context.warehouse.close()
+        context.graph.close()
 
 
-def open_erasure(made: PrivacyContext, names: Sequence[str]) -> dict[str, Any] | None:
+def open_erasure(context: PrivacyContext, names: Sequence[str]) -> dict[str, Any] | None:
     """The erasure that is not done yet of this request, or that has one of these nodes."""
-    asked_for = set(names)
+    requested = set(names)
     return next(
-        (one for request, one in opened(made.settings).items() if asked_for.intersection([request, *one["nodes"]])), None
+        (erasure for name, erasure in opened(context.settings).items() if requested.intersection([name, *erasure["nodes"]])),
+        None,
     )
 
 
-def tell_if_unknown(met: bool, counts: Mapping[str, int]) -> None:
+def tell_if_unknown(is_known: bool, counts: Mapping[str, int]) -> None:
     """A slip of the pen names somebody too, of whom nothing is held: say so, or it would look like a person who is erased."""
-    if not met and not any(n for place, n in counts.items() if place != SLOTS):
+    if not is_known and not any(n for place, n in counts.items() if place != SLOTS):
         typer.echo("nothing is held of this id: it is spelt otherwise, was forgotten already, or came a moment ago", err=True)
 
 
 def named(settings: Settings, text: str) -> list[str]:
     """A request id as it is, or the nodes."""
-    return [text] if REQUEST.fullmatch(text) else asked.nodes_of(settings, text)
+    return [text] if REQUEST.fullmatch(text) else identifier_args.nodes_of(settings, text)
 
 
-def person(made: PrivacyContext, names: Sequence[str]) -> list[tuple[Members, int]]:
+def person(context: PrivacyContext, names: Sequence[str]) -> list[tuple[Members, int]]:
     """Whose data somebody asks for, and until when it was collected: of who was erased, until then; who was not comes first."""
-    slots = list(zip(names, made.graph.read(names), strict=True))
+    slots = list(zip(names, context.graph.read(names), strict=True))
     erased = any(slot is not None and slot.state == ERASED for _, slot in slots)
     # A name that nobody has met, of somebody who was erased, is no one to look for.
     alive = [name for name, slot in slots if (slot is None and not erased) or (slot is not None and slot.state != ERASED)]
-    found = [(members_of(made.graph, alive, made.alias, made.keys.later_nodes), int(time.time() * 1000))] if alive else []
+    targets = []
+    if alive:
+        members = members_of(context.graph, alive, context.alias, context.keys.later_nodes)
+        targets.append((members, int(time.time() * 1000)))
     for name, slot in slots:
         if slot is not None and slot.state == ERASED:
             # What came later is stamped with the alias of this epoch, and is somebody's who came anew.
-            before = [made.alias(name, epoch) for epoch in range(1, slot.epoch)]
-            found.append((Members((name,), tuple(sorted([name, *before])), ()), slot.since))
-    return found
+            before = [context.alias(name, epoch) for epoch in range(1, slot.epoch)]
+            targets.append((Members((name,), tuple(sorted([name, *before])), ()), slot.since))
+    return targets
 
 
 @app.command("erase", epilog="Example: headwater privacy erase email=jo@shop.example --dry-run")
@@ -132,29 +136,29 @@ def erase_command(
 
     There is no way back. A run that was cut short is completed by the same command, given the same id or the request's.
     """
-    with office(quiet=as_json) as (made, tell):
-        names = named(made.settings, who_)
-        going_on = open_erasure(made, names)
+    with office(quiet=as_json) as (context, tell):
+        names = named(context.settings, who_)
+        going_on = open_erasure(context, names)
         if going_on is None and REQUEST.fullmatch(who_):
             raise ConfigError("no erasure with this request id is open")
-        people = who(going_on) if going_on else members_of(made.graph, names, made.alias, made.keys.later_nodes)
-        met = going_on is not None or any(made.graph.read(people.nodes))
+        people = who(going_on) if going_on else members_of(context.graph, names, context.alias, context.keys.later_nodes)
+        is_known = going_on is not None or any(context.graph.read(people.nodes))
         if dry_run:
             tell("counting")
             until = going_on["erased_ts"] if going_on else int(time.time() * 1000)
-            found = made.left(people, until, made.search(people, until))
-            _print_counts(people, found, as_json)
-            tell_if_unknown(met, found)
+            counts = context.left(people, until, context.search(people, until))
+            _print_counts(people, counts, as_json)
+            tell_if_unknown(is_known, counts)
             return
         _confirm(yes, people)
         tell("counting")
-        pen = TransactionalWriter(made.settings)
+        pen = TransactionalWriter(context.settings)
         if going_on is None:
-            work = Erasure.begin(made, pen, people, tell, patience)
+            work = Erasure.begin(context, pen, people, tell, patience)
         else:
-            work = Erasure(made, pen, going_on, tell, patience)
+            work = Erasure(context, pen, going_on, tell, patience)
         proof = work.run()
-    tell_if_unknown(met, proof["counts"])
+    tell_if_unknown(is_known, proof["counts"])
     if as_json:
         typer.echo(json.dumps(proof))
         return
@@ -172,22 +176,22 @@ def _confirm(yes: bool, people: Members) -> None:
     typer.confirm(f"Erase a person with {len(people.nodes)} ids, for good?", abort=True, err=True)
 
 
-def _print_counts(people: Members, found: Mapping[str, int], as_json: bool) -> None:
+def _print_counts(people: Members, counts: Mapping[str, int], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({**people._asdict(), "counts": found}))
+        typer.echo(json.dumps({**people._asdict(), "counts": counts}))
         return
     for node in people.nodes:
         typer.echo(f"linked   {node}")
     for node in people.shared:
         typer.echo(f"shared   {node}  several persons use it: it stays")
-    for place, n in found.items():
+    for place, n in counts.items():
         typer.echo(f"{n:>10,}  {place}")
     typer.echo("nothing was changed")
 
 
 @app.command("export", epilog="Example: headwater privacy export user=jo --output jo.json")
 def export_command(
-    who_: Annotated[str, typer.Argument(metavar="WHO", help=asked.HELP)],
+    who_: Annotated[str, typer.Argument(metavar="WHO", help=identifier_args.HELP)],
     output: Annotated[
         Path | None, typer.Option(help="A new file, readable by its owner only; standard output without.")
     ] = None,
@@ -196,23 +200,23 @@ def export_command(
 
     Of who was erased, what was collected since.
     """
-    with office(quiet=output is None) as (made, tell):
-        names, until = asked.nodes_of(made.settings, who_), int(time.time() * 1000)
-        people = members_of(made.graph, names, made.alias, made.keys.later_nodes)
+    with office(quiet=output is None) as (context, tell):
+        names, until = identifier_args.nodes_of(context.settings, who_), int(time.time() * 1000)
+        people = members_of(context.graph, names, context.alias, context.keys.later_nodes)
         tell("searching the topics that are kept")
-        traces = made.search(people, until)
+        traces = context.search(people, until)
         tell("reading tables")
-        met = any(made.graph.read(people.nodes))
+        is_known = any(context.graph.read(people.nodes))
         if output is None:
-            tell_if_unknown(met, export(made, people, until, traces, sys.stdout.write))
+            tell_if_unknown(is_known, export(context, people, until, traces, sys.stdout.write))
             return
         try:
             file = os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
         except OSError as error:
             raise ConfigError(f"{output}: {error.strerror}") from None
         with file:
-            counts = export(made, people, until, traces, file.write)
-    tell_if_unknown(met, counts)
+            counts = export(context, people, until, traces, file.write)
+    tell_if_unknown(is_known, counts)
     for place, n in counts.items():
         typer.echo(f"{n:>10,}  {place}")
 
@@ -224,46 +228,46 @@ def verify_command(who_: Who, as_json: AsJson = False) -> None:
     Of a request that is done the ids are gone: its proof is looked up. Give an id of the person to look for her again; what was
     collected since she was erased is told apart, and is no fault.
     """
-    with office(quiet=as_json) as (made, tell):
+    with office(quiet=as_json) as (context, tell):
         tell("recomputing the chain")
-        wrong = chain_faults(made)
-        names = named(made.settings, who_)
-        going_on, proof, left, newer = open_erasure(made, names), None, Counter[str](), Counter[str]()
+        wrong = chain_faults(context)
+        names = named(context.settings, who_)
+        going_on, proof, remaining, newer = open_erasure(context, names), None, Counter[str](), Counter[str]()
         if going_on is None and REQUEST.fullmatch(who_):
-            proof = next((one for one in proofs(made) if one["request_id"] == who_), None)
+            proof = next((record for record in proofs(context) if record["request_id"] == who_), None)
             if proof is None:
                 raise ConfigError("no such request")
         else:
             tell("counting what is left")
             now = int(time.time() * 1000)
-            found = [(who(going_on), going_on["erased_ts"])] if going_on else person(made, names)
-            for people, until in found:
-                left.update(_left(made, people, until))
-            if not going_on and any(until < now for _, until in found):
-                people = members_of(made.graph, names, made.alias, made.keys.later_nodes)
-                newer = Counter(made.left(people, now, made.search(people, now))) - left
-    clean = not wrong and not any(left.values())
+            targets = [(who(going_on), going_on["erased_ts"])] if going_on else person(context, names)
+            for people, until in targets:
+                remaining.update(_left(context, people, until))
+            if not going_on and any(until < now for _, until in targets):
+                people = members_of(context.graph, names, context.alias, context.keys.later_nodes)
+                newer = Counter(context.left(people, now, context.search(people, now))) - remaining
+    clean = not wrong and not any(remaining.values())
     if as_json:
-        told = {"left": left, "since": newer, "proof": proof, "open": going_on is not None, "clean": clean}
-        typer.echo(json.dumps({**told, "broken": [one._asdict() for one in wrong]}))
+        summary = {"left": remaining, "since": newer, "proof": proof, "open": going_on is not None, "clean": clean}
+        typer.echo(json.dumps({**summary, "broken": [fault._asdict() for fault in wrong]}))
     else:
-        for place, n in left.items():
+        for place, n in remaining.items():
             typer.echo(f"{n:>10,}  {place}")
         for place, n in newer.items():
             typer.echo(f"{n:>10,}  {place}, collected since she was erased")
         if proof is not None:
             typer.echo(f"done: {sum(proof['counts'].values()):,} records, keys and rows were removed")
-        for one in wrong:
-            typer.echo(f"erasure {one.seq} of the chain: {one.problem}")
+        for fault in wrong:
+            typer.echo(f"erasure {fault.seq} of the chain: {fault.problem}")
         typer.echo("nothing is left, and the chain holds" if clean else "NOT clean")
     if not clean:
         raise typer.Exit(1)
 
 
-def _left(made: PrivacyContext, people: Members, until: int) -> dict[str, int]:
-    traces = made.search(people, until)
-    counts = made.left(people, until, traces)
-    if not traces.logged and not any(made.graph.read(people.nodes)):
+def _left(context: PrivacyContext, people: Members, until: int) -> dict[str, int]:
+    traces = context.search(people, until)
+    counts = context.left(people, until, traces)
+    if not traces.logged and not any(context.graph.read(people.nodes)):
         counts[SLOTS] = 0  # she was never linked and never erased: there is no slot that would have to say so
         tell_if_unknown(False, counts)
     return counts
@@ -282,31 +286,31 @@ def expire_command(
     are ids that were demoted, split or erased, with all that is linked to them.
     """
     since_ms = int(time.time() * 1000) - days * 86_400_000
-    with office(quiet=as_json) as (made, tell), TemporaryDirectory() as folder, LogIndex(Path(folder)) as index:
-        if opened(made.settings):
+    with office(quiet=as_json) as (context, tell), TemporaryDirectory() as folder, LogIndex(Path(folder)) as index:
+        if opened(context.settings):
             # Only one of them can write at a time, and a person who asked to be erased does not wait.
             raise ConfigError("an erasure is not done: `headwater privacy erase` with its id completes it, then run this again")
-        unseen, done = expiry.find(made, index, since_ms, tell, patience)
+        unseen, result = expiry.find(context, index, since_ms, tell, patience)
         if not dry_run:
-            done = expiry.expire(made, TransactionalWriter(made.settings), unseen, since_ms, tell)
+            result = expiry.expire(context, TransactionalWriter(context.settings), unseen, since_ms, tell)
     if as_json:
-        typer.echo(json.dumps({"days": days, "dry_run": dry_run, **done._asdict()}))
+        typer.echo(json.dumps({"days": days, "dry_run": dry_run, **result.as_json()}))
         return
-    typer.echo(f"{done.slots:>10,}  linked ids {'would be forgotten' if dry_run else 'forgotten'}")
-    typer.echo(f"{done.links:>10,}  records of how they were linked")
-    if done.kept:
-        typer.echo(f"{done.kept:>10,}  were changed meanwhile, and stay")
+    typer.echo(f"{result.slots:>10,}  linked ids {'would be forgotten' if dry_run else 'forgotten'}")
+    typer.echo(f"{result.links:>10,}  records of how they were linked")
+    if result.changed:
+        typer.echo(f"{result.changed:>10,}  were changed meanwhile, and stay")
 
 
-def chain_faults(made: PrivacyContext) -> list[ChainBreak]:
+def chain_faults(context: PrivacyContext) -> list[ChainBreak]:
     """What is wrong with the chain of erasures, in Kafka and in ClickHouse."""
-    kept = proofs(made)
-    head = ChainHead(kept[-1]["seq"], kept[-1]["hash"]) if kept else ChainHead()
+    records = proofs(context)
+    head = ChainHead(records[-1]["seq"], records[-1]["hash"]) if records else ChainHead()
     deadline = time.monotonic() + LOADED_S
     # The last proof may have been written a moment ago.
-    while max((record["seq"] for record in loaded(made.settings)), default=0) < head.seq and time.monotonic() < deadline:
+    while max((record["seq"] for record in loaded(context.settings)), default=0) < head.seq and time.monotonic() < deadline:
         time.sleep(LOOK_S)
-    return [*broken(kept, head), *broken(loaded(made.settings), head)]
+    return [*broken(records, head), *broken(loaded(context.settings), head)]
 
 
 def loaded(settings: Settings) -> Iterator[dict[str, Any]]:

@@ -24,12 +24,12 @@ SLOTS, SETS, VIEW = "redis.slots", "redis.sets", "redis.consent"
 class PersonTraces(NamedTuple):
     """What names a person in long-kept topics."""
 
-    held: Mapping[str, Sequence[PersonRecord]]
+    records: Mapping[str, Sequence[PersonRecord]]
     scopes: Sequence[str]
     """Regulation and site of all states."""
     epochs: Mapping[str, int]
     """Epochs of the slots of the nodes of these records."""
-    met: tuple[str, ...]
+    neighbours: tuple[str, ...]
     """Nodes that hers came with in one event."""
     logged: bool
     """Whether `identity.merges` names her at all, be it to say that she is erased."""
@@ -55,30 +55,30 @@ class PrivacyContext:
         """Of pseudonyms."""
         return NodeKeys.of(self.settings)
 
-    def search(self, who: Members, until: int) -> PersonTraces:
+    def search(self, members: Members, until: int) -> PersonTraces:
         """Read the long-kept topics. Retryable."""
-        found, scopes = topics.find(self.settings, who.nodes)
+        records, scopes = topics.find(self.settings, members.nodes)
         for topic, time in ((STATE, "changed_ts"), (REQUESTS, "requested_ts")):
-            found[topic] = [one for one in found[topic] if one.record[time] <= until]
-        nodes = sorted({one.record["node"] for one in found[MERGES]})
+            records[topic] = [record for record in records[topic] if record.record[time] <= until]
+        nodes = sorted({record.record["node"] for record in records[MERGES]})
         epochs = graph.epochs(self.graph, nodes)
-        hers, logged = frozenset(who.nodes), bool(nodes)
-        found[MERGES] = [one for one in found[MERGES] if graph.tells(one.record, hers, epochs)]
-        met = sorted({node for one in found[LINKS] for node in one.record["nodes"]} - hers)
-        return PersonTraces(found, scopes, epochs, tuple(met), logged)
+        hers, logged = frozenset(members.nodes), bool(nodes)
+        records[MERGES] = [record for record in records[MERGES] if graph.tells(record.record, hers, epochs)]
+        neighbours = sorted({node for record in records[LINKS] for node in record.record["nodes"]} - hers)
+        return PersonTraces(records, scopes, epochs, tuple(neighbours), logged)
 
-    def left(self, who: Members, until: int, traces: PersonTraces) -> dict[str, int]:
+    def left(self, members: Members, until: int, traces: PersonTraces) -> dict[str, int]:
         """Place -> how many slots, keys, records and rows there are of a person. Retryable."""
-        found = {SLOTS: graph.unsuppressed(self.graph, who)}
-        found[SETS] = self.graph.holding(who.nodes, graph.holders(self.graph, who, traces.met))
-        found[VIEW] = sum(len(keys) for _, keys in self.view(who, until, traces))
-        found |= {topic: len(held) for topic, held in traces.held.items()}
-        person = rows.ErasedPerson(*who, until=until)
-        return found | {f"clickhouse.{table}": n for table, n in rows.counts(self.warehouse, person).items()}
+        counts = {SLOTS: graph.unsuppressed(self.graph, members)}
+        counts[SETS] = self.graph.holding(members.nodes, graph.holders(self.graph, members, traces.neighbours))
+        counts[VIEW] = sum(len(keys) for _, keys in self.view(members, until, traces))
+        counts |= {topic: len(records) for topic, records in traces.records.items()}
+        person = rows.ErasedPerson(*members, until=until)
+        return counts | {f"clickhouse.{table}": n for table, n in rows.counts(self.warehouse, person).items()}
 
-    def view(self, who: Members, until: int, traces: PersonTraces) -> list[tuple[int, list[str]]]:
+    def view(self, members: Members, until: int, traces: PersonTraces) -> list[tuple[int, list[str]]]:
         """Partition and keys of states of hers in the view. Retryable."""
-        keys = [f"{scope}|{node}" for scope in traces.scopes for node in who.nodes]
+        keys = [f"{scope}|{node}" for scope in traces.scopes for node in members.nodes]
         return [(at, self.states.known(at, keys, until)) for at in topic_partitions(self.settings, STATE)]
 
 

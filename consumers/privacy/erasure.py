@@ -40,9 +40,9 @@ class ErasurePending(Retryable):
 
 def await_passage(passage: GroupProgress, group: str, deadline: float) -> None:
     """Until a group is through what lay there. Waiting after the deadline (monotonic seconds)."""
-    while left := passage.left():
+    while remaining := passage.left():
         if time.monotonic() > deadline:
-            raise ErasurePending(f"{left} records wait for {group}; is it running? Then run this again")
+            raise ErasurePending(f"{remaining} records wait for {group}; is it running? Then run this again")
         time.sleep(LOOK_S)
 
 
@@ -53,14 +53,14 @@ def who(erasure: Mapping[str, Any]) -> Members:
 
 def opened(settings: Settings) -> dict[str, Record]:
     """Erasures that are not done, by request. Retryable."""
-    found: dict[str, Record] = {}
+    erasures: dict[str, Record] = {}
     for key, record in topics.everything(settings, ERASURES):
         name = (key or b"").decode()
         if record is None:
-            found.pop(name, None)
+            erasures.pop(name, None)
         else:
-            found[name] = record
-    return found
+            erasures[name] = record
+    return erasures
 
 
 def proofs(office: PrivacyContext) -> list[Record]:
@@ -90,9 +90,9 @@ class Erasure:
             "deadline_ts": now + int(office.settings.privacy_sla_s * 1000),
             "counts": office.left(members, now, office.search(members, now)),
         }  # fmt: skip
-        made = cls(office, pen, record, tell, patience_s)
-        made._write_down()
-        return made
+        erasure = cls(office, pen, record, tell, patience_s)
+        erasure._write_down()
+        return erasure
 
     def run(self) -> Record:
         """Do all that is left to do; the record of the audit. Waiting where somebody has not done a part in time."""
@@ -116,10 +116,10 @@ class Erasure:
             self._office.graph.confirm(slots)
             self._tell("waiting for what the identity workers had in hand")
             self._settle()
-            found = graph.more(self._office.graph, members, self._office.alias)
-            if found == members:
+            grown = graph.more(self._office.graph, members, self._office.alias)
+            if grown == members:
                 return
-            self.record |= _ids(found)
+            self.record |= _ids(grown)
             self._write_down()
         raise ErasurePending("new ids are linked to her all the time; run it again")
 
@@ -136,7 +136,7 @@ class Erasure:
         office, members = self._office, who(self.record)
         self._tell("searching the topics that are kept")
         traces = office.search(members, self.record["erased_ts"])
-        self._met = traces.met or self._met
+        self._met = traces.neighbours or self._met
         self._tell("removing keys from Redis")
         office.graph.forget(members.nodes, graph.holders(office.graph, members, self._met))
         self._tell("removing what is remembered of her consent")
@@ -178,25 +178,25 @@ class Erasure:
         """Place -> what is there still."""
         members, until = who(self.record), self.record["erased_ts"]
         traces = self._office.search(members, until)
-        return self._office.left(members, until, traces._replace(met=tuple(sorted({*traces.met, *self._met}))))
+        return self._office.left(members, until, traces._replace(neighbours=tuple(sorted({*traces.neighbours, *self._met}))))
 
     def _prove(self) -> Record:
         self._tell("counting what is left")
-        left = self.left()
-        if any(left.values()):
+        remaining = self.left()
+        if any(remaining.values()):
             # Somebody who was behind may have written something after it was looked for.
             self._sweep()
             person = rows.ErasedPerson(*who(self.record), until=self.record["erased_ts"])
             rows.erase(self._office.warehouse, self.record["request_id"], person)
-            left = self.left()
-        if any(left.values()):
-            there = ", ".join(f"{place} {n}" for place, n in left.items() if n)
+            remaining = self.left()
+        if any(remaining.values()):
+            there = ", ".join(f"{place} {n}" for place, n in remaining.items() if n)
             raise ErasurePending(f"something is left: {there}. Run it again; the request stays open until nothing is")
         self._tell("writing the proof")
-        done = proofs(self._office)
-        before = next((record for record in done if record["request_id"] == self.record["request_id"]), None)
+        audit = proofs(self._office)
+        before = next((record for record in audit if record["request_id"] == self.record["request_id"]), None)
         name = self.record["request_id"].encode()
-        head = ChainHead(done[-1]["seq"], done[-1]["hash"]) if done else ChainHead()
+        head = ChainHead(audit[-1]["seq"], audit[-1]["hash"]) if audit else ChainHead()
         proof = before or link(head, self.record, self._counts(), int(time.time() * 1000))
         written = [] if before else [self._pen.output(AUDIT, str(proof["chain"]).encode(), proof)]
         self._pen.write([*written, WriterRecord(ERASURES, name, None)])
@@ -217,13 +217,15 @@ class Erasure:
 def _rewritten(pen: TransactionalWriter, members: Members, traces: PersonTraces) -> Iterable[WriterRecord]:
     """Tombstones, and records without her ids where they say something of others too."""
     hers, stamped = frozenset(members.nodes), frozenset(members.profiles) - frozenset(members.shared)
-    for held in (one for some in traces.held.values() for one in some):
-        if held.topic == REQUESTS:
-            yield pen.output(REQUESTS, held.key, _without(held.record, hers, hers | stamped), held.partition)
-        elif held.topic != MERGES or graph.older(held.record, traces.epochs):
-            yield WriterRecord(held.topic, held.key, None, held.partition)
-        if held.topic == LINKS and (others := graph.without(held.record, hers)) is not None:
-            yield pen.output(LINKS, others["link_id"].encode(), others)
+    for topic, records in traces.records.items():
+        for trace in records:
+            record = trace.record
+            if topic == REQUESTS:
+                yield pen.output(REQUESTS, trace.key, _without(record, hers, hers | stamped), trace.partition)
+            elif topic != MERGES or graph.older(record, traces.epochs):
+                yield WriterRecord(topic, trace.key, None, trace.partition)
+            if topic == LINKS and (others := graph.without(record, hers)) is not None:
+                yield pen.output(LINKS, others["link_id"].encode(), others)
 
 
 def _without(request: Record, hers: frozenset[str], stamped: frozenset[str]) -> Record:

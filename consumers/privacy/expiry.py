@@ -40,8 +40,12 @@ class ExpiryResult(NamedTuple):
     """Records of `identity.links`."""
     rows: int
     """Of `identity_merges` in ClickHouse."""
-    kept: int
+    changed: int
     """Slots that were changed meanwhile, so that they stay."""
+
+    def as_json(self) -> dict[str, int]:
+        """Plain values; `changed` is called `kept`."""
+        return {"slots": self.slots, "links": self.links, "rows": self.rows, "kept": self.changed}
 
 
 class InactiveNodes:
@@ -56,10 +60,10 @@ class InactiveNodes:
         """Whether anything was linked before then: in a house that is younger there is nothing to forget."""
         return self._db.execute("SELECT 1 FROM slots WHERE evidence_ts < ? LIMIT 1", (since_ms,)).fetchone() is not None
 
-    def find(self, seen: Iterable[Sequence[str]], since_ms: int) -> None:
+    def find(self, active: Iterable[Sequence[str]], since_ms: int) -> None:
         """All whose whole component was neither seen nor linked since then."""
         say = self._db.execute
-        for some in seen:
+        for some in active:
             say("BEGIN")
             self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((node,) for node in some))
             say("COMMIT")
@@ -143,22 +147,22 @@ def expire(office: PrivacyContext, pen: TransactionalWriter, unseen: InactiveNod
     """Forget them. Cut short, the next run completes it: the log, which tells who goes, is struck out last. Retryable."""
     tell("removing how they were linked")
     links = 0
-    for found in unseen.links():
-        pen.write(one for key, record in found for one in _without(pen, unseen, key, record))
-        links += len(found)
+    for batch in unseen.links():
+        pen.write(output for key, record in batch for output in _without(pen, unseen, key, record))
+        links += len(batch)
     tell("removing rows from ClickHouse")
     rows = sum(warehouse.forget(office.warehouse, uuid.uuid4().hex, nodes, since_ms) for nodes in unseen.nodes(ROWS_OF))
     tell("removing what was counted of them")
     for nodes in unseen.nodes(CHUNK):
         office.graph.uncount(nodes)
     tell("removing slots from Redis, and striking them out of the log")
-    slots = kept = 0
+    slots = changed = 0
     for pairs in unseen.slots():
-        gone = office.graph.expire(pairs)
-        struck = [pair for pair, is_gone in zip(pairs, gone, strict=True) if is_gone]
+        removed = office.graph.expire(pairs)
+        struck = [pair for pair, is_removed in zip(pairs, removed, strict=True) if is_removed]
         pen.write((WriterRecord(MERGES, log_key(*pair), None) for pair in struck), partial(_relinked, office, pen, struck))
-        slots, kept = slots + len(struck), kept + len(pairs) - len(struck)
-    return ExpiryResult(slots, links, rows, kept)
+        slots, changed = slots + len(struck), changed + len(pairs) - len(struck)
+    return ExpiryResult(slots, links, rows, changed)
 
 
 def _relinked(office: PrivacyContext, pen: TransactionalWriter, struck: Sequence[tuple[str, Slot]]) -> Iterator[WriterRecord]:

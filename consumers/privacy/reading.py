@@ -55,13 +55,13 @@ def _reach(settings: Settings, topics: Iterable[str], since: int) -> tuple[dict[
     consumer = reader(settings, DESK, isolation_level="read_uncommitted")
     try:
         places = [(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
-        found = {place: stable_end(consumer, *place) for place in places}
-        starts = {place: first for place, (first, _) in found.items()}
+        bounds = {place: stable_end(consumer, *place) for place in places}
+        starts = {place: first for place, (first, _) in bounds.items()}
         if since:
-            asked = [ck.TopicPartition(*place, since) for place in places]
-            answers = consumer.offsets_for_times(asked, timeout=ADMIN_S)
+            requests = [ck.TopicPartition(*place, since) for place in places]
+            answers = consumer.offsets_for_times(requests, timeout=ADMIN_S)
             starts = {(at.topic, at.partition): at.offset for at in answers if at.offset >= 0}
-        return starts, {place: end for place, (_, end) in found.items() if starts.get(place, end) < end}
+        return starts, {place: end for place, (_, end) in bounds.items() if starts.get(place, end) < end}
     except ck.KafkaException as error:
         raise away(settings, error) from error
     finally:

@@ -44,29 +44,29 @@ class WriterRecord(NamedTuple):
 class PersonRecords(NamedTuple):
     """What the topics hold of a person."""
 
-    held: dict[str, list[PersonRecord]]
+    by_topic: dict[str, list[PersonRecord]]
     scopes: list[str]
     """Regulation and site of every state that was ever kept, anybody's. Few."""
 
 
 def find(settings: Settings, nodes: Iterable[str]) -> PersonRecords:
     """Newest records of the long-kept topics whose content names one of these nodes. Memory grows with them only. Retryable."""
-    wanted, registry = {node.encode() for node in nodes}, Registry(settings.contracts)
-    found: dict[tuple[str, int, bytes | None], bytes] = {}
+    node_ids, registry = {node.encode() for node in nodes}, Registry(settings.contracts)
+    newest: dict[tuple[str, int, bytes | None], bytes] = {}
     scopes: set[bytes] = set()
     for message in read(settings, SEARCHED):
         topic, key, value = message.topic(), message.key(), message.value()
         place = (topic, message.partition(), key)
         if topic == STATE:
             scopes.add((key or b"").rpartition(b"|")[0])
-        if value is not None and not wanted.isdisjoint(NODE.findall(value)):
-            found[place] = value
-        elif found:
-            found.pop(place, None)
-    held: dict[str, list[PersonRecord]] = {topic: [] for topic in SEARCHED}
-    for (topic, partition, key), value in found.items():
-        held[topic].append(PersonRecord(topic, partition, key, decode(registry, value)[1]))
-    return PersonRecords(held, sorted(scope.decode() for scope in scopes))
+        if value is not None and not node_ids.isdisjoint(NODE.findall(value)):
+            newest[place] = value
+        elif newest:
+            newest.pop(place, None)
+    by_topic: dict[str, list[PersonRecord]] = {topic: [] for topic in SEARCHED}
+    for (topic, partition, key), value in newest.items():
+        by_topic[topic].append(PersonRecord(topic, partition, key, decode(registry, value)[1]))
+    return PersonRecords(by_topic, sorted(scope.decode() for scope in scopes))
 
 
 def everything(settings: Settings, topic: str, since: int = 0) -> Iterable[tuple[bytes | None, dict[str, Any] | None]]:
@@ -112,8 +112,8 @@ class TransactionalWriter:
                 ) from error
 
     def _produce(self, outputs: Iterable[WriterRecord]) -> None:
-        for one in outputs:
-            self._kafka.produce(one.topic, one.value, one.key, one.partition)
+        for record in outputs:
+            self._kafka.produce(record.topic, record.value, record.key, record.partition)
 
 
 __all__ = [

@@ -66,8 +66,8 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     from streams.runtime.privacy.request_consumer import PrivacyRequestConsumer
 
     configure_logs(STAGE)
-    given = {"slot": slot, "metrics_port": metrics_port}
-    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    options = {"slot": slot, "metrics_port": metrics_port}
+    settings = load_settings(**{name: value for name, value in options.items() if value is not None})
     stopping: list[float] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopping.append(time.monotonic()))
@@ -148,29 +148,27 @@ def migrate_command(as_json: AsJson = False) -> None:
     from consumers.warehouse.schema.migrating import migrate
     from infra.settings import load_settings
 
-    done = migrate(load_settings())
+    changes = migrate(load_settings())
     if as_json:
-        typer.echo(json.dumps({"done": done}))
+        typer.echo(json.dumps({"done": changes}))
         return
-    for line in done or ["all tables and views are as they should be"]:
+    for line in changes or ["all tables and views are as they should be"]:
         typer.echo(line)
 
 
 @app.command("overrides", epilog="Example: headwater warehouse overrides --json")
 def overrides_command(as_json: AsJson = False) -> None:
     """Map history to today's identity now; the loader does it each minute. Safe at any time."""
-    from dataclasses import asdict
-
     from consumers.warehouse.history.overrides import project, stamped
 
     with patient_store() as store:
-        done = project(store, time.time_ns() // 1_000_000)
+        result = project(store, time.time_ns() // 1_000_000)
         ids = stamped(store)
     if as_json:
-        typer.echo(json.dumps({"stamped": ids, **asdict(done)}))
+        typer.echo(json.dumps({"stamped": ids, **result.as_json()}))
         return
-    typer.echo(f"{done.overrides} of about {ids} profile ids of events belong to another profile today")
-    typer.echo(f"{done.changed} new or changed, {done.gone} gone; {done.seconds:.1f} s")
+    typer.echo(f"{result.overrides} of about {ids} profile ids of events belong to another profile today")
+    typer.echo(f"{result.changed} new or changed, {result.removed} gone; {result.seconds:.1f} s")
 
 
 @app.command("squash", epilog="Example: headwater warehouse squash --older-than 30")
@@ -186,13 +184,13 @@ def squash_command(
 
     days = load_settings().squash_after_days if older_than is None else older_than
     with patient_store() as store:
-        done = squash(store, time.time_ns() // 1_000_000, days, lambda: False)
+        result = squash(store, time.time_ns() // 1_000_000, days, lambda: False)
     if as_json:
-        typer.echo(json.dumps({"rows": done.rows, **asdict(done)}))
+        typer.echo(json.dumps({"rows": result.rows, **asdict(result)}))
         return
-    for month, rows in done.months.items():
+    for month, rows in result.months.items():
         typer.echo(f"{month}  {rows} rows rewritten")
-    typer.echo(f"{done.rows} rows rewritten, {done.forgotten} overrides forgotten, {done.overrides} left")
+    typer.echo(f"{result.rows} rows rewritten, {result.forgotten} overrides forgotten, {result.overrides} left")
 
 
 app.command("status", epilog="Example: headwater warehouse status --json")(status_command)

@@ -32,18 +32,18 @@ class ErasedPerson(NamedTuple):
     """What was collected until then, milliseconds UTC. She may have come back since, as somebody new."""
 
 
-def person(record: Mapping[str, Any]) -> ErasedPerson:
+def erased_person(record: Mapping[str, Any]) -> ErasedPerson:
     """Of a record of `privacy.erasures`."""
     return ErasedPerson(record["nodes"], record["profiles"], record["shared"], record["erased_ts"])
 
 
-def conditions(database: str, who: ErasedPerson) -> dict[str, str]:
+def conditions(database: str, person: ErasedPerson) -> dict[str, str]:
     """Table -> which of its rows are hers. Outcomes first: what tells whose they are goes later."""
-    base, nodes = ddl.quoted(database), _among(who.nodes)
-    until = f"fromUnixTimestamp64Milli(toInt64({int(who.until)}))"
+    base, nodes = ddl.quoted(database), _among(person.nodes)
+    until = f"fromUnixTimestamp64Milli(toInt64({int(person.until)}))"
     events = (
-        f"((node IN {nodes} AND collector_ts <= {until}) OR (profile_id IN {_among(who.profiles)} AND "
-        f"(node NOT IN {_among(who.shared)} OR {_any('identifiers', who.nodes)})))"
+        f"((node IN {nodes} AND collector_ts <= {until}) OR (profile_id IN {_among(person.profiles)} AND "
+        f"(node NOT IN {_among(person.shared)} OR {_any('identifiers', person.nodes)})))"
     )
     decisions = f"(visitor IN {nodes} AND decided_ts <= {until})"
     return {
@@ -54,7 +54,7 @@ def conditions(database: str, who: ErasedPerson) -> dict[str, str]:
         "bandit_decisions": decisions,
         "consent_revocations": f"(subject IN {nodes} AND received_ts <= {until})",
         "privacy_requests": (
-            f"((subject IN {nodes} OR {_any('nodes', who.nodes)} OR {_any('profiles', _hers(who))}) "
+            f"((subject IN {nodes} OR {_any('nodes', person.nodes)} OR {_any('profiles', _hers(person))}) "
             f"AND requested_ts <= {until})"
         ),
         "identity_merges": f"(node IN {nodes} OR parent IN {nodes})",
@@ -63,56 +63,56 @@ def conditions(database: str, who: ErasedPerson) -> dict[str, str]:
     }
 
 
-def derived(who: ErasedPerson) -> dict[str, str]:
+def derived(person: ErasedPerson) -> dict[str, str]:
     """Table that is made from others -> which of its rows are hers."""
-    hers = _among(_hers(who))
+    hers = _among(_hers(person))
     return {"identity_stamped": f"profile_id IN {hers}", "identity_overrides": f"(profile_id IN {hers} OR canonical IN {hers})"}
 
 
-def beside(who: ErasedPerson) -> str:
+def beside(person: ErasedPerson) -> str:
     """Which events of others name her too."""
-    until = f"fromUnixTimestamp64Milli(toInt64({int(who.until)}))"
-    return f"({_any('identifiers', who.nodes)} AND collector_ts <= {until} AND node NOT IN {_among(who.nodes)})"
+    until = f"fromUnixTimestamp64Milli(toInt64({int(person.until)}))"
+    return f"({_any('identifiers', person.nodes)} AND collector_ts <= {until} AND node NOT IN {_among(person.nodes)})"
 
 
-def audited(who: ErasedPerson) -> str:
+def audited(person: ErasedPerson) -> str:
     """Which rows of `consent_audit` are hers: they prove what was consented to, and stay."""
-    return f"subject IN {_among(who.nodes)}"
+    return f"subject IN {_among(person.nodes)}"
 
 
-def counts(store: Store, who: ErasedPerson) -> dict[str, int]:
+def counts(store: Store, person: ErasedPerson) -> dict[str, int]:
     """Table -> rows that are hers, and events of others that name her. Retryable."""
-    tables = conditions(store.database, who) | derived(who)
-    found = {table: _count(store, table, where) for table, where in tables.items()}
-    return {**found, IDENTIFIERS: _count(store, "events", f"{beside(who)} AND NOT {_events(store, who)}")}
+    tables = conditions(store.database, person) | derived(person)
+    rows = {table: _count(store, table, condition) for table, condition in tables.items()}
+    return {**rows, IDENTIFIERS: _count(store, "events", f"{beside(person)} AND NOT {_events(store, person)}")}
 
 
-def erase(store: Store, request_id: str, who: ErasedPerson) -> dict[str, int]:
+def erase(store: Store, request_id: str, person: ErasedPerson) -> dict[str, int]:
     """Remove them; table -> rows removed by this request, by whichever run of it. Retryable."""
-    done = remove(store, request_id, conditions(store.database, who))
-    for table, where in derived(who).items():
-        _mutate(store, table, request_id, "DELETE", where)
-    named = _count(store, "events", beside(who))
-    taken_out = f"UPDATE identifiers = arrayFilter(one -> one NOT IN {_among(who.nodes)}, identifiers)"
-    _mutate(store, "events", request_id, taken_out, beside(who))
-    return done | {IDENTIFIERS: named}
+    removed_rows = remove(store, request_id, conditions(store.database, person))
+    for table, condition in derived(person).items():
+        _mutate(store, table, request_id, "DELETE", condition)
+    named = _count(store, "events", beside(person))
+    taken_out = f"UPDATE identifiers = arrayFilter(item -> item NOT IN {_among(person.nodes)}, identifiers)"
+    _mutate(store, "events", request_id, taken_out, beside(person))
+    return removed_rows | {IDENTIFIERS: named}
 
 
-def remove(store: Store, request_id: str, found: Mapping[str, str]) -> dict[str, int]:
+def remove(store: Store, request_id: str, predicates: Mapping[str, str]) -> dict[str, int]:
     """Remove rows, given as table -> condition; table -> rows removed by this request, by whichever run of it. Retryable."""
     if not PLAIN.fullmatch(request_id):
         raise ValueError("a request id that is none")
     base, marked = ddl.quoted(store.database), f"request_id = '{request_id}'"
-    for table, where in found.items():
+    for table, predicate in predicates.items():
         store.long_command(
             f"INSERT INTO {base}.erased_rows (table_name, _topic_id, _partition, _offset, request_id) "  # noqa: S608 - ours
-            f"SELECT '{table}', _topic_id, _partition, _offset, '{request_id}' FROM {base}.{table} WHERE {where}"
+            f"SELECT '{table}', _topic_id, _partition, _offset, '{request_id}' FROM {base}.{table} WHERE {predicate}"
         )
-    for table in found:
+    for table in predicates:
         places = f"(SELECT _topic_id, _partition, _offset FROM {base}.erased_rows WHERE table_name = '{table}' AND {marked})"  # noqa: S608
         _mutate(store, table, request_id, "DELETE", f"(_topic_id, _partition, _offset) IN {places}")
-    done = removed(store, request_id)
-    return {table: done.get(table, 0) for table in found}
+    counts = removed(store, request_id)
+    return {table: counts.get(table, 0) for table in predicates}
 
 
 def removed(store: Store, request_id: str) -> dict[str, int]:
@@ -125,13 +125,13 @@ def removed(store: Store, request_id: str) -> dict[str, int]:
     return {str(table): int(n) for table, n in store.rows(query, {"request": request_id})}
 
 
-def lines(store: Store, table: str, who: ErasedPerson) -> Iterator[bytes]:
+def lines(store: Store, table: str, person: ErasedPerson) -> Iterator[bytes]:
     """Her rows of a table as JSON, a line each."""
-    where = audited(who) if table == "consent_audit" else conditions(store.database, who)[table]
-    return store.lines(f"SELECT * FROM {ddl.quoted(store.database)}.{table} WHERE {where}")  # noqa: S608 - checked ids
+    condition = audited(person) if table == "consent_audit" else conditions(store.database, person)[table]
+    return store.lines(f"SELECT * FROM {ddl.quoted(store.database)}.{table} WHERE {condition}")  # noqa: S608 - checked ids
 
 
-def _mutate(store: Store, table: str, request_id: str, what: str, where: str) -> None:
+def _mutate(store: Store, table: str, request_id: str, action: str, condition: str) -> None:
     """Rewrite what a condition fits, and wait for it; one that still runs from an earlier try is waited for first."""
     name = f"{ddl.quoted(store.database)}.{table}"
     running = (
@@ -140,23 +140,23 @@ def _mutate(store: Store, table: str, request_id: str, what: str, where: str) ->
     )
     if store.rows(running)[0][0]:
         raise Retryable(f"rows of {table} are still being removed")
-    if _count(store, table, where):
+    if _count(store, table, condition):
         store.long_command(
-            f"ALTER TABLE {name} {what} WHERE {where} SETTINGS mutations_sync = 1, allow_nondeterministic_mutations = 1"
+            f"ALTER TABLE {name} {action} WHERE {condition} SETTINGS mutations_sync = 1, allow_nondeterministic_mutations = 1"
         )
 
 
-def _count(store: Store, table: str, where: str) -> int:
-    query = f"SELECT count() FROM {ddl.quoted(store.database)}.{table} WHERE {where}"  # noqa: S608 - checked ids
+def _count(store: Store, table: str, condition: str) -> int:
+    query = f"SELECT count() FROM {ddl.quoted(store.database)}.{table} WHERE {condition}"  # noqa: S608 - checked ids
     return int(store.long_rows(query)[0][0])
 
 
-def _events(store: Store, who: ErasedPerson) -> str:
-    return conditions(store.database, who)["events"]
+def _events(store: Store, person: ErasedPerson) -> str:
+    return conditions(store.database, person)["events"]
 
 
-def _hers(who: ErasedPerson) -> list[str]:
-    return sorted(set(who.profiles) - set(who.shared))
+def _hers(person: ErasedPerson) -> list[str]:
+    return sorted(set(person.profiles) - set(person.shared))
 
 
 def _among(ids: Sequence[str]) -> str:
@@ -165,7 +165,7 @@ def _among(ids: Sequence[str]) -> str:
 
 def _any(column: str, ids: Sequence[str]) -> str:
     """Whether an array names one of them; a set, because `hasAny` compares each with each."""
-    return f"arrayExists(one -> one IN {_among(ids)}, {column})"
+    return f"arrayExists(item -> item IN {_among(ids)}, {column})"
 
 
 _NOBODY = "'-'"
@@ -175,10 +175,20 @@ def quoted(ids: Sequence[str]) -> list[str]:
     """Ids as texts in SQL; ValueError for what is none."""
     if not all(map(PLAIN.fullmatch, ids)):
         raise ValueError("an id that is none")
-    return [f"'{one}'" for one in ids]
+    return [f"'{identifier}'" for identifier in ids]
 
 
 __all__ = [
-    "IDENTIFIERS", "NAMES", "ErasedPerson", "audited", "conditions", "counts", "erase", "lines", "person", "quoted", "remove",
+    "IDENTIFIERS",
+    "NAMES",
+    "ErasedPerson",
+    "audited",
+    "conditions",
+    "counts",
+    "erase",
+    "erased_person",
+    "lines",
+    "quoted",
+    "remove",
     "removed",
 ]  # fmt: skip

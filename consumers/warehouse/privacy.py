@@ -7,7 +7,7 @@ too, and is counted here, so that the audit can say how much that was.
 from collections.abc import Mapping
 from typing import Any
 
-from consumers.warehouse.erasing import erase, person
+from consumers.warehouse.erasing import erase, erased_person
 from consumers.warehouse.loader.loop import GROUP
 from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
@@ -31,8 +31,8 @@ def count_part(store: Store, request: Mapping[str, Any]) -> str:
         "nodes": list(request["nodes"]), "profiles": list(request["profiles"]), "since": request["withdrawn_ts"],
         "mask": mask, "site": request["site"],
     }  # fmt: skip
-    ((found,),) = store.rows(query, parameters)
-    return f"{found} rows were collected between the withdrawal and its arrival at the gate; no further ones are let through"
+    ((count,),) = store.rows(query, parameters)
+    return f"{count} rows were collected between the withdrawal and its arrival at the gate; no further ones are let through"
 
 
 class Eraser:
@@ -50,8 +50,8 @@ class Eraser:
             if len(self._passages) >= MOST_PASSAGES:
                 self._passages.pop(next(iter(self._passages)))
             self._passages[name] = GroupProgress(self._settings, GROUP, TABLES)
-        if left := self._passages[name].left():
-            raise Retryable(f"{left} records that were there before the erasure are not loaded yet")
-        removed = erase(self._store, name, person(erasure))
+        if missing := self._passages[name].left():
+            raise Retryable(f"{missing} records that were there before the erasure are not loaded yet")
+        removed = erase(self._store, name, erased_person(erasure))
         del self._passages[name]
         return "rows removed: " + ", ".join(f"{table} {n}" for table, n in removed.items())

@@ -132,8 +132,8 @@ class Store:
 
     def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """The rows of a query."""
-        found: list[tuple[Any, ...]] = self._ask(lambda client: client.query(query, parameters=parameters)).result_rows
-        return found
+        rows: list[tuple[Any, ...]] = self._ask(lambda client: client.query(query, parameters=parameters)).result_rows
+        return rows
 
     def lines(self, query: str) -> Iterator[bytes]:
         """The rows of a query as JSON, a line each, as they come."""
@@ -147,8 +147,8 @@ class Store:
 
     def long_rows(self, query: str) -> list[tuple[Any, ...]]:
         """The rows of a query that names thousands of ids."""
-        found: list[tuple[Any, ...]] = self._ask(lambda client: client.query(query, settings=LONG)).result_rows
-        return found
+        rows: list[tuple[Any, ...]] = self._ask(lambda client: client.query(query, settings=LONG)).result_rows
+        return rows
 
     def long_command(self, statement: str) -> None:
         """Run a statement that names thousands of ids."""

@@ -28,7 +28,7 @@ def carry_over_command(as_json: Annotated[bool, typer.Option("--json", help="Pri
     from consumers.privacy.erasure import opened
     from consumers.privacy.topics import TransactionalWriter, WriterRecord
 
-    settings, said = settings_with_kafka(), 0
+    settings, written = settings_with_kafka(), 0
     if settings.node_key_version == 1:
         raise ConfigError("there is only one version of the keys: HEADWATER_NODE_KEY_VERSION is 1")
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} records of consent.state"), TimeElapsedColumn())
@@ -46,7 +46,7 @@ def carry_over_command(as_json: Annotated[bool, typer.Option("--json", help="Pri
             states = carried_over(settings, Path(folder), int(time.time() * 1000), lambda n: bar.advance(task, n))
             while some := [WriterRecord(SIGNALS, key, value) for key, value in islice(states, AT_ONCE)]:
                 pen.write(some)
-                said += len(some)
+                written += len(some)
     except Retryable as error:
         raise ConfigError(no_house(error)) from error
-    typer.echo(json.dumps({"said": said}) if as_json else f"{said:,} states said again; the gate takes them down")
+    typer.echo(json.dumps({"said": written}) if as_json else f"{written:,} states said again; the gate takes them down")

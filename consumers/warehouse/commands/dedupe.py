@@ -21,8 +21,6 @@ def dedupe_command(
     Where they differ, the one that equals Kafka's record stays, or the one that was loaded first. Exits 1 if doubled rows are
     left.
     """
-    from dataclasses import asdict
-
     from consumers.warehouse.schema.tables import TABLES
     from consumers.warehouse.verification.dedupe import Deduplicator
     from consumers.warehouse.verification.repair_lock import repair_lock
@@ -43,30 +41,32 @@ def dedupe_command(
         with repair_lock(settings) as lock:
             work = Deduplicator(verifier, store, Registry(settings.contracts), lock)
             run = work.count if dry_run else work.dedupe
-            done = [run(position) for position in work.partitions([topic] if topic else TABLES)]
-    doubled = [one for one in done if one.offsets]
-    left = sum(one.left for one in doubled)
+            results = [run(position) for position in work.partitions([topic] if topic else TABLES)]
+    doubled = [result for result in results if result.offsets]
+    remaining = sum(result.remaining for result in doubled)
     if as_json:
-        typer.echo(json.dumps({"dry_run": dry_run, "left": left, "partitions": [asdict(one) for one in doubled]}))
+        typer.echo(json.dumps({"dry_run": dry_run, "left": remaining, "partitions": [result.as_json() for result in doubled]}))
     else:
-        for one in doubled:
-            _print(one)
-        removed = sum(one.removed for one in doubled)
-        typer.echo(f"{left} doubled rows" if dry_run else f"{removed} rows removed, {left} doubled rows left")
-    if left:
+        for result in doubled:
+            _print(result)
+        removed = sum(result.removed for result in doubled)
+        typer.echo(f"{remaining} doubled rows" if dry_run else f"{removed} rows removed, {remaining} doubled rows left")
+    if remaining:
         raise typer.Exit(1)
 
 
-def _print(one: "DedupeResult") -> None:
+def _print(result: "DedupeResult") -> None:
     typer.echo(
-        f"{one.topic}:{one.partition}  {one.offsets} offsets with several rows, {one.removed} rows removed, {one.left} left"
+        f"{result.topic}:{result.partition}  {result.offsets} offsets with several rows, "
+        f"{result.removed} rows removed, {result.remaining} left"
     )
-    for label, results in (("before", one.before), ("after", one.after)):
-        for result in results:
-            typer.echo(f"  {label:6} {result.text}")
-    if one.corrected:
-        typer.echo(f"  rows of an offset differed: the one that equals Kafka's record stays, e.g. {one.corrected[:5]}")
-    if one.unproven:
+    for label, verifications in (("before", result.before), ("after", result.after)):
+        for verification in verifications:
+            typer.echo(f"  {label:6} {verification.text}")
+    if result.corrected:
+        typer.echo(f"  rows of an offset differed: the one that equals Kafka's record stays, e.g. {result.corrected[:5]}")
+    if result.unproven:
         typer.echo(
-            f"  rows of an offset differed and Kafka no longer has the record: the first loaded stays, e.g. {one.unproven[:5]}"
+            "  rows of an offset differed and Kafka no longer has the record: the first loaded stays, "
+            f"e.g. {result.unproven[:5]}"
         )

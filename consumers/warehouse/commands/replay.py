@@ -37,18 +37,18 @@ def replay_command(
     settings = load_settings()
     with patient_store() as store, verifier_over(store) as verifier:
         covered = ranges(verifier, reach)
-        offsets = sum(one.end - one.first for _, one in covered)
+        offsets = sum(offset_range.end - offset_range.first for _, offset_range in covered)
         with repair_lock(settings) as lock, RecordProgress("replaying", offsets) as progress:
-            done = replay(verifier, store, Registry(settings.contracts), lock, covered, progress.advance)
+            result = replay(verifier, store, Registry(settings.contracts), lock, covered, progress.advance)
     if as_json:
-        body = {"records": done.records, "filled": done.filled, "unreadable": done.unreadable, "missing": done.missing}
-        typer.echo(json.dumps({**body, "partitions": [asdict(result) for result in done.proof]}))
+        body = {"records": result.records, "filled": result.filled, "unreadable": result.unreadable, "missing": result.missing}
+        typer.echo(json.dumps({**body, "partitions": [asdict(verification) for verification in result.proof]}))
     else:
-        for result in done.proof:
-            if result.records or not result.exact:
-                typer.echo(result.text)
-        typer.echo(f"{done.records} records looked at, {done.filled} rows filled in, {done.missing} still missing")
-        if done.unreadable:
-            typer.echo(f"{done.unreadable} of them cannot be read and have no dead letter: see `headwater dead list`")
-    if done.missing:
+        for verification in result.proof:
+            if verification.records or not verification.exact:
+                typer.echo(verification.text)
+        typer.echo(f"{result.records} records looked at, {result.filled} rows filled in, {result.missing} still missing")
+        if result.unreadable:
+            typer.echo(f"{result.unreadable} of them cannot be read and have no dead letter: see `headwater dead list`")
+    if result.missing:
         raise typer.Exit(1)

@@ -79,13 +79,13 @@ class Workbench:
         self.database = ddl.quoted(store.database)
         self._version = version
 
-    def bare(self, what: str) -> str:
+    def bare(self, suffix: str) -> str:
         """The name of a work table in its database."""
-        return f"{PREFIX}{self._version}_{what}"
+        return f"{PREFIX}{self._version}_{suffix}"
 
-    def name(self, what: str) -> str:
+    def name(self, suffix: str) -> str:
         """Its full name."""
-        return f"{self.database}.{self.bare(what)}"
+        return f"{self.database}.{self.bare(suffix)}"
 
     def say(self, statement: str, **names: object) -> None:
         """Run a statement of ours with its names filled in."""
@@ -105,11 +105,11 @@ class Workbench:
         Not those that a mutation still reads: without them it would never end.
         """
         query = f"SELECT name FROM system.tables WHERE database = '{self.store.database}' AND startsWith(name, '{PREFIX}')"  # noqa: S608
-        read = [command for _, command, _ in unfinished(self.store)]
+        running = [command for _, command, _ in unfinished(self.store)]
         for (name,) in self.store.rows(query):
             version = int(name.removeprefix(PREFIX).split("_")[0])
             old = version == self._version or version < self._version - LEFT_BEHIND_MS
-            if old and not any(name in command for command in read):
+            if old and not any(name in command for command in running):
                 self.drop(f"{self.database}.{name}")
 
 

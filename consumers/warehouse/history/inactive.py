@@ -55,8 +55,8 @@ def forget(store: Store, request_id: str, nodes: Sequence[str], before_ms: int) 
         table = bench.name("forgotten")
         bench.say(WORK, table=table, columns="node String")
         for start in range(0, len(nodes), CHUNK):
-            rows = ", ".join(f"({one})" for one in quoted(nodes[start : start + CHUNK]))
+            rows = ", ".join(f"({quoted_node})" for quoted_node in quoted(nodes[start : start + CHUNK]))
             store.long_command(f"INSERT INTO {table} VALUES {rows}")  # noqa: S608 - checked ids
         before = f"fromUnixTimestamp64Milli(toInt64({before_ms}))"
-        theirs = f"node IN (SELECT node FROM {table}) AND evidence_ts < {before}"  # noqa: S608 - a name of our own
-        return remove(store, request_id, {"identity_merges": theirs})["identity_merges"]
+        condition = f"node IN (SELECT node FROM {table}) AND evidence_ts < {before}"  # noqa: S608 - a name of our own
+        return remove(store, request_id, {"identity_merges": condition})["identity_merges"]

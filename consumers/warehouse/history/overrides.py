@@ -22,7 +22,7 @@ Blocks = Mapping[str, int]
 SEEN = """
 INSERT INTO {database}.identity_stamped (profile_id, version)
 SELECT profile_id, {version} FROM {database}.events
-WHERE profile_id != '' AND toInt64(splitByChar('_', _part)[3]) > {seen}[_partition_id]
+WHERE profile_id != '' AND toInt64(splitByChar('_', _part)[3]) > {processed}[_partition_id]
 GROUP BY profile_id
 SETTINGS max_bytes_before_external_group_by = 200000000
 """
@@ -59,9 +59,13 @@ class ProjectionResult:
     """Stamped ids that belong to another profile now."""
     changed: int
     """New overrides, and those that lead elsewhere than before."""
-    gone: int
+    removed: int
     """Overrides that are no longer."""
     seconds: float
+
+    def as_json(self) -> dict[str, float]:
+        """Plain values; `removed` is called `gone`."""
+        return {"overrides": self.overrides, "changed": self.changed, "gone": self.removed, "seconds": self.seconds}
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,8 @@ def project(store: Store, now_ms: int, bucket_nodes: int = BUCKET_NODES) -> Proj
 def project_news(store: Store, now_ms: int) -> ProjectionResult | None:
     """The same, unless no row has come since; then None."""
     sight = look(store)
-    seen = _seen(store, sight.events)
-    if seen == (sight.event_blocks, sight.merge_blocks):
+    processed = _seen(store, sight.events)
+    if processed == (sight.event_blocks, sight.merge_blocks):
         return None
     return _project(store, now_ms, sight, BUCKET_NODES)
 
@@ -116,15 +120,15 @@ def _project(store: Store, now_ms: int, sight: OverridesInput, bucket_nodes: int
     begun = time.monotonic()
     version = next_version(store, now_ms)
     with workbench(store, version) as bench:
-        seen, _ = _seen(store, sight.events)
-        bench.say(SEEN, version=version, seen=_literal(seen))
+        processed, _ = _seen(store, sight.events)
+        bench.say(SEEN, version=version, processed=_literal(processed))
         fresh = _fresh(bench, version, bucket_nodes)
-        overrides, changed, gone = _difference(bench, fresh, version)
-        if changed or gone:
+        overrides, changed, removed = _difference(bench, fresh, version)
+        if changed or removed:
             bench.say("EXCHANGE TABLES {database}.identity_overrides AND {fresh}", fresh=fresh)
         blocks = {"event_blocks": _literal(sight.event_blocks), "merge_blocks": _literal(sight.merge_blocks)}
         bench.say(RUN, version=version, events=sight.events, overrides=overrides, **blocks)
-    return ProjectionResult(overrides, changed, gone, round(time.monotonic() - begun, 3))
+    return ProjectionResult(overrides, changed, removed, round(time.monotonic() - begun, 3))
 
 
 def _fresh(bench: Workbench, version: int, bucket_nodes: int) -> str:
@@ -151,8 +155,8 @@ def _difference(bench: Workbench, fresh: str, version: int) -> tuple[int, int, i
 def _seen(store: Store, events: str) -> tuple[Blocks, Blocks]:
     """What need not be read again: seen by a run, and looked at by another a minute later. Nothing before that."""
     query = LAST.format(database=ddl.quoted(store.database), events=events, overlap=OVERLAP_MS)
-    found = store.rows(query)
-    return found[0] if found else ({}, {})
+    blocks = store.rows(query)
+    return blocks[0] if blocks else ({}, {})
 
 
 def _blocks(store: Store, table: str) -> dict[str, int]:

@@ -55,19 +55,19 @@ class ProjectionThread:
         """What is due now. Retryable and Halted as the store raises them."""
         if now_ms - last_run(self._store) < LATE * self._settings.overrides_interval_s * 1000:
             return
-        done = project_news(self._store, now_ms)
-        outcome = "idle" if done is None else "changed" if done.changed or done.gone else "unchanged"
+        result = project_news(self._store, now_ms)
+        outcome = "idle" if result is None else "changed" if result.changed or result.removed else "unchanged"
         self._metrics.count("headwater_overrides_runs_total", outcome=outcome)
-        if done is not None:
-            self._metrics.set("headwater_overrides", done.overrides)
-            self._metrics.observe("headwater_overrides_seconds", done.seconds)
+        if result is not None:
+            self._metrics.set("headwater_overrides", result.overrides)
+            self._metrics.observe("headwater_overrides_seconds", result.seconds)
         every_ms = self._settings.squash_every_days * DAY_MS
         last = last_squash(self._store)
         if every_ms and last and now_ms - last >= every_ms:
             self._squash(now_ms)
 
     def _squash(self, now_ms: int) -> None:
-        done = squash(self._store, now_ms, self._settings.squash_after_days, self._stop.is_set)
-        self._metrics.count("headwater_squashed_rows_total", done.rows)
-        self._metrics.set("headwater_overrides", done.overrides)
-        get_logger().info("squashed", rows=done.rows, months=len(done.months), forgotten=done.forgotten)
+        result = squash(self._store, now_ms, self._settings.squash_after_days, self._stop.is_set)
+        self._metrics.count("headwater_squashed_rows_total", result.rows)
+        self._metrics.set("headwater_overrides", result.overrides)
+        get_logger().info("squashed", rows=result.rows, months=len(result.months), forgotten=result.forgotten)

@@ -83,9 +83,9 @@ def squash(store: Store, now_ms: int, after_days: float, stopping: Callable[[], 
             bench.say(statement, **names)
         months = _rewrite(bench, names, stopping)
         forgotten = _forget(bench, names)
-        left = project(store, now_ms).overrides if forgotten else bench.count(f"{bench.database}.identity_overrides")
-        bench.say(RUN, version=next_version(store, now_ms), overrides=left, rows=sum(months.values()))
-    return SquashResult(months, forgotten, left)
+        remaining = project(store, now_ms).overrides if forgotten else bench.count(f"{bench.database}.identity_overrides")
+        bench.say(RUN, version=next_version(store, now_ms), overrides=remaining, rows=sum(months.values()))
+    return SquashResult(months, forgotten, remaining)
 
 
 def last_squash(store: Store) -> int:
@@ -97,8 +97,8 @@ def last_squash(store: Store) -> int:
 
 def _rewrite(bench: Workbench, names: Mapping[str, object], stopping: Callable[[], bool]) -> dict[str, int]:
     """Rows rewritten by month; nothing is said to the table where there are none."""
-    found = bench.store.rows(MONTHS.format(database=bench.database, **names))
-    months = {str(month): int(rows) for month, rows in found}
+    counts = bench.store.rows(MONTHS.format(database=bench.database, **names))
+    months = {str(month): int(rows) for month, rows in counts}
     if months:
         bench.say(STAMP, **names)
     for month in months:
@@ -112,10 +112,10 @@ def _forget(bench: Workbench, names: Mapping[str, object]) -> int:
     needless = bench.name("needless")
     bench.say("CREATE TABLE {table} (node String) ENGINE = MergeTree ORDER BY node", table=needless)
     bench.say(NEEDLESS, needless=needless, **names)
-    found = bench.count(needless)
-    if found:
+    forgotten = bench.count(needless)
+    if forgotten:
         bench.say(FORGET, needless=needless, **names)
-    return found
+    return forgotten
 
 
 def _wait(store: Store, stopping: Callable[[], bool]) -> None:

@@ -38,11 +38,11 @@ class Container:
 
     def pack(self, source: TopicPartition, loaded_ms: int, rows: Iterable[tuple[int, bytes]]) -> bytes:
         """A whole file of rows (offset, framed value) of one partition, loaded at `loaded_ms` (milliseconds UTC)."""
-        one, sync, topic_id = long_bytes(1), self._sync, source.topic_id.encode()
+        block_count, sync, topic_id = long_bytes(1), self._sync, source.topic_id.encode()
         before = long_bytes(len(topic_id)) + topic_id + long_bytes(source.partition) + long_bytes(loaded_ms)
         parts = [self._header]
         add = parts.extend
         for offset, value in rows:
             place = before + long_bytes(offset)
-            add((one, length_bytes(len(place) + len(value) - HEADER_BYTES), place, value[HEADER_BYTES:], sync))
+            add((block_count, length_bytes(len(place) + len(value) - HEADER_BYTES), place, value[HEADER_BYTES:], sync))
         return b"".join(parts)

@@ -43,12 +43,12 @@ class Inserter:
 
     def collect(self) -> list[Insertion]:
         """What is done since the last call."""
-        done = []
+        finished = []
         while not self._done.empty():
             insertion = self._done.get()
             self.in_flight.remove(insertion)
-            done.append(insertion)
-        return done
+            finished.append(insertion)
+        return finished
 
     def _run(self) -> None:
         while True:

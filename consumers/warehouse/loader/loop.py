@@ -110,7 +110,7 @@ class Warehouse:
     def _assigned(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         self._rebalances += 1
         self._buffers.clear()
-        self._keep_ids(_patiently(lambda: describe_ids(self._admin, {one.topic for one in partitions})))
+        self._keep_ids(_patiently(lambda: describe_ids(self._admin, {partition.topic for partition in partitions})))
         self._ids_at = time.monotonic()
         for position in _patiently(lambda: _committed(consumer, partitions)):
             if position.topic in self._topic_ids:
@@ -204,24 +204,24 @@ class Warehouse:
 
     def _commit(self, offsets: list[ck.TopicPartition]) -> None:
         if offsets:
-            for done in self._consumer.commit(offsets=offsets, asynchronous=False):
-                if done.error is not None:
-                    raise ck.KafkaException(done.error)
+            for committed in self._consumer.commit(offsets=offsets, asynchronous=False):
+                if committed.error is not None:
+                    raise ck.KafkaException(committed.error)
 
     def _pause(self, crowded: bool) -> None:
         """Read no further where a batch has its size or too much waits; polling goes on, so the group stays."""
         for buffer in self._buffers.values():
             # Only what holds records is paused: a table that waits for a person must not stop the empty ones.
-            wanted = buffer.complete or (buffer.settled and (crowded or bool(buffer.waiting)))
-            if wanted == buffer.paused:
+            pause = buffer.complete or (buffer.settled and (crowded or bool(buffer.waiting)))
+            if pause == buffer.paused:
                 continue
-            change = self._consumer.pause if wanted else self._consumer.resume
+            change = self._consumer.pause if pause else self._consumer.resume
             change([ck.TopicPartition(buffer.source.topic, buffer.source.partition)])
-            buffer.paused = wanted
+            buffer.paused = pause
 
     # -- ClickHouse
 
-    def _submit(self, wanted: Callable[[PartitionBuffer, float, bool], bool]) -> None:
+    def _submit(self, is_due: Callable[[PartitionBuffer, float, bool], bool]) -> None:
         """Hand over what is to be inserted, longest waiting first, once its intent is committed."""
         now = time.monotonic()
         crowded = sum(buffer.size for buffer in self._buffers.values()) >= TOTAL_BYTES
@@ -233,7 +233,7 @@ class Warehouse:
         # An insert of an earlier assignment may still run: two of one range side by side could put it in twice.
         flying = {insertion.batch.source for insertion in self._inserter.in_flight}
         idle = (buffer for buffer in self._buffers.values() if buffer.source not in flying and now >= buffer.retry_at)
-        due = sorted((buffer for buffer in idle if wanted(buffer, now, crowded)), key=lambda b: max(b.since, b.retry_at))
+        due = sorted((buffer for buffer in idle if is_due(buffer, now, crowded)), key=lambda b: max(b.since, b.retry_at))
         due = self._leave_room(due)[:free]
         work = [(buffer, buffer.batch()) for buffer in due if buffer.intent is None or buffer.end > buffer.intent.last]
         # Asked after the records came: they are of the topic that their rows will name, or this finds out that they are not.
@@ -247,13 +247,13 @@ class Warehouse:
     def _leave_room(self, due: list[PartitionBuffer]) -> list[PartitionBuffer]:
         """At most one insert at a time that failed before: a table that hangs must not hold every thread."""
         waits = any(insertion.buffer.waiting for insertion in self._inserter.in_flight)
-        kept = []
+        chosen = []
         for buffer in due:
             if buffer.waiting and waits:
                 continue
             waits = waits or bool(buffer.waiting)
-            kept.append(buffer)
-        return kept
+            chosen.append(buffer)
+        return chosen
 
     def _collect(self) -> None:
         """Commit what was inserted; let what was not wait."""
@@ -321,12 +321,12 @@ class Warehouse:
             self._producer.init_transactions(KAFKA_S)
         self._producer.begin_transaction()
         now = time.time()
-        for one in bad:
-            place = RecordPosition(batch.source.topic, batch.source.partition, batch.offsets[one.at])
-            refusal = DeadLetterCause(one.reason, one.detail, place)
-            key, value, _ = self._letters.letter(refusal, batch.keys[one.at], batch.values[one.at], now)
+        for rejected in bad:
+            place = RecordPosition(batch.source.topic, batch.source.partition, batch.offsets[rejected.at])
+            refusal = DeadLetterCause(rejected.reason, rejected.detail, place)
+            key, value, _ = self._letters.letter(refusal, batch.keys[rejected.at], batch.values[rejected.at], now)
             self._producer.produce("events.dead", value, key)
-            self._metrics.count("headwater_dead_total", stage=STAGE, reason=one.reason)
+            self._metrics.count("headwater_dead_total", stage=STAGE, reason=rejected.reason)
         end = [_end(batch.source, batch.next)]
         self._producer.send_offsets_to_transaction(end, self._consumer.consumer_group_metadata(), KAFKA_S)
         self._producer.commit_transaction(KAFKA_S)

@@ -108,7 +108,7 @@ class RowLoader:
             reach = (table, batch.source, batch.offsets[rows[0]], batch.offsets[rows[-1]])
             # What was erased is not missing: it must not come back.
             present = self._store.present(*reach) | self._store.erased(*reach)
-            refused = {one.at for one in bad}
+            refused = {rejected.at for rejected in bad}
             missing = [at for at in rows if batch.offsets[at] not in present and at not in refused]
             if attempt == 0:
                 self._metrics.count("headwater_repaired_total", len(rows) - len(missing), table=table.name, found="present")
@@ -141,7 +141,7 @@ class RowLoader:
                 self._blame_table(batch, contract, rows, error)
                 if len(rows) == 1:
                     return [RejectedRecord(rows[0], "REJECTED", str(error))]
-        refused = {one.at for one in bad}
+        refused = {rejected.at for rejected in bad}
         good = [at for at in rows if at not in refused]
         if bad:
             # Nothing of a rejected insert was written and its token is free again.

@@ -111,15 +111,15 @@ def unfit_columns(contract: Contract, existing: Mapping[str, TableColumn]) -> li
     """What is wrong with columns that cannot hold the values of the contract's fields, each with what to do."""
     wrong = []
     for field in contract.schema["fields"]:
-        column, wanted = existing.get(field["name"]), column_type(field["type"])
+        column, needed = existing.get(field["name"]), column_type(field["type"])
         if column is None:
             continue
         if column.default_kind not in ("", "DEFAULT"):
             wrong.append(f"column {field['name']} is {column.default_kind}, so nothing can be inserted into it: rename it")
-        elif not _holds(column.kind, wanted):
+        elif not _holds(column.kind, needed):
             wrong.append(
-                f"column {field['name']} is {column.kind}, the contract needs {wanted}: "
-                f"ALTER TABLE ... MODIFY COLUMN {field['name']} {wanted}"
+                f"column {field['name']} is {column.kind}, the contract needs {needed}: "
+                f"ALTER TABLE ... MODIFY COLUMN {field['name']} {needed}"
             )
     return wrong
 
@@ -128,17 +128,17 @@ WIDER = {"Int32": {"Int64", "Float64"}, "Float32": {"Float64"}}
 _TIME = re.compile(r"DateTime64\((\d)")
 
 
-def _holds(kind: str, wanted: str) -> bool:
+def _holds(kind: str, needed: str) -> bool:
     """Whether every value of a type can be stored in a column of another without loss."""
-    kind, wanted = _plain(kind), _plain(wanted)
-    if wanted.startswith("Nullable("):
-        return kind.startswith("Nullable(") and _holds(kind[9:-1], wanted[9:-1])
+    kind, needed = _plain(kind), _plain(needed)
+    if needed.startswith("Nullable("):
+        return kind.startswith("Nullable(") and _holds(kind[9:-1], needed[9:-1])
     if kind.startswith("Nullable("):
-        return _holds(kind[9:-1], wanted)
-    times = _TIME.match(kind), _TIME.match(wanted)
+        return _holds(kind[9:-1], needed)
+    times = _TIME.match(kind), _TIME.match(needed)
     if times[0] and times[1]:
         return times[0].group(1) >= times[1].group(1)
-    return kind == wanted or kind in WIDER.get(wanted, ())
+    return kind == needed or kind in WIDER.get(needed, ())
 
 
 def _plain(kind: str) -> str:

@@ -26,9 +26,9 @@ def migrate(settings: Settings) -> list[str]:
 
 def apply(store: Store, registry: Registry) -> list[str]:
     """The same over a connection that is there; Retryable where ClickHouse is away."""
-    done = [*_tables(store, registry), *_files(store)]
+    changes = [*_tables(store, registry), *_files(store)]
     create_views(store)
-    return done
+    return changes
 
 
 def _tables(store: Store, registry: Registry) -> list[str]:
@@ -37,16 +37,16 @@ def _tables(store: Store, registry: Registry) -> list[str]:
     existing: dict[str, set[str]] = {}
     for table, column in store.rows(f"SELECT table, name FROM system.columns WHERE database = '{store.database}'"):  # noqa: S608 - ours
         existing.setdefault(table, set()).add(column)
-    done = []
+    changes = []
     for table in TABLES.values():
         contract = registry.latest(table.topic)
         if table.name not in existing:
             store.command(ddl.create_table(contract, table, store.database))
-            done.append(f"created {table.name}")
+            changes.append(f"created {table.name}")
         elif missing := ddl.missing_columns(contract, existing[table.name]):
             store.command(ddl.add_columns(table, missing, store.database))
-            done.append(f"added {len(missing)} columns to {table.name}")
-    return done
+            changes.append(f"added {len(missing)} columns to {table.name}")
+    return changes
 
 
 def _files(store: Store) -> list[str]:
@@ -56,7 +56,7 @@ def _files(store: Store) -> list[str]:
         "ENGINE = MergeTree ORDER BY name"
     )
     applied = {row[0] for row in store.rows(f"SELECT name FROM {database}.migrations")}  # noqa: S608 - the installation's database
-    done = []
+    applied_now = []
     for file in sorted(FOLDER.glob("*.sql")):
         if file.name in applied:
             continue
@@ -64,5 +64,5 @@ def _files(store: Store) -> list[str]:
         for statement in statements(file, store.database):
             store.command(statement)
         store.command(f"INSERT INTO {database}.migrations (name) VALUES ('{file.name}')")  # noqa: S608 - ours
-        done.append(f"applied {file.name}")
-    return done
+        applied_now.append(f"applied {file.name}")
+    return applied_now

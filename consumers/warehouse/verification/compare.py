@@ -134,8 +134,8 @@ class Comparer:
         different: set[int] = set()
         incomparable: set[int] = set()
         for contract, positions in compared.by_contract(piece, dead).items():
-            one, other = compared.different(source, piece, contract, positions)
-            different, incomparable = different | one, incomparable | other
+            changed, unreadable = compared.different(source, piece, contract, positions)
+            different, incomparable = different | changed, incomparable | unreadable
         absent = [
             at for at, offset in enumerate(piece.offsets) if offset not in rows and offset not in dead and offset not in erased
         ]

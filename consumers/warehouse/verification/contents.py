@@ -110,9 +110,9 @@ class Contents:
         """(name of a table of the records, SQL of a row's hash); without a name where they cannot be read."""
         container = self._container(contract)
         kinds = self._kinds()
-        wanted = {name: definition.split(" ", 1)[1] for name, definition in ddl.columns(contract).items()}
-        typed = {name: kinds.get(name, kind) for name, kind in {**ddl.PLACE, **wanted}.items()}
-        hashed = {name: typed[name] for name in wanted if self._compared(name, kinds)}
+        contract_types = {name: definition.split(" ", 1)[1] for name, definition in ddl.columns(contract).items()}
+        typed = {name: kinds.get(name, kind) for name, kind in {**ddl.PLACE, **contract_types}.items()}
+        hashed = {name: typed[name] for name in contract_types if self._compared(name, kinds)}
         bare = f"{PREFIX}{int(time.time() * 1000)}_{secrets.token_hex(6)}"
         name = f"{ddl.quoted(self._store.database)}.{bare}"
         definitions = ", ".join(f"{ddl.quoted(column)} {kind}" for column, kind in typed.items())

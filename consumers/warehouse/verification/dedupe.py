@@ -8,8 +8,8 @@ anew. The choice depends only on the rows, so a second run that is cut short by 
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 from consumers.warehouse.schema import ddl
 from consumers.warehouse.schema.tables import TABLES
@@ -72,8 +72,14 @@ class DedupeResult:
     corrected: list[int] = field(default_factory=list)
     before: list[Verification] = field(default_factory=list)
     after: list[Verification] = field(default_factory=list)
-    left: int = 0
+    remaining: int = 0
     """Rows beyond the first that are still there."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; `remaining` is called `left`."""
+        fields = asdict(self)
+        fields["left"] = fields.pop("remaining")
+        return fields
 
 
 class Deduplicator:
@@ -90,55 +96,55 @@ class Deduplicator:
 
         Those of a topic's older creations too: nobody loads them any more.
         """
-        committed = {one.source: one.offset for one in self._verifier.positions()}
+        committed = {position.source: position.offset for position in self._verifier.positions()}
         current = {(source.topic, source.topic_id) for source in committed}
-        found = []
+        positions = []
         for topic in topics:
             query = f"SELECT _topic_id, _partition, max(_offset) FROM {self._name(topic)} WHERE _topic_id != '' GROUP BY ALL ORDER BY ALL"  # noqa: S608, E501
             for topic_id, partition, highest in self._store.rows(query):
                 source = TopicPartition(topic, int(partition), str(topic_id))
                 limit = committed.get(source, -1) if (topic, source.topic_id) in current else int(highest) + 1
-                found.append(CommittedOffset(source, limit))
-        return found
+                positions.append(CommittedOffset(source, limit))
+        return positions
 
     def count(self, position: CommittedOffset) -> DedupeResult:
         """What there is to remove."""
         doubled = list(self._doubled(position))
         rows = sum(n - 1 for _, n in doubled)
-        return DedupeResult(*_names(position.source), offsets=len(doubled), left=rows)
+        return DedupeResult(*_names(position.source), offsets=len(doubled), remaining=rows)
 
     def dedupe(self, position: CommittedOffset) -> DedupeResult:
         """Remove rows beyond the first, with the figures of before and after."""
         source = position.source
         self._wait_for_removals(source)
         offsets = [offset for offset, _ in self._doubled(position)]
-        done = DedupeResult(*_names(source), offsets=len(offsets))
+        result = DedupeResult(*_names(source), offsets=len(offsets))
         if not offsets:
-            return done
+            return result
         affected = clusters(offsets)
-        verifiable = source in {one.source for one in self._verifier.positions()}
+        verifiable = source in {other.source for other in self._verifier.positions()}
         if verifiable:
-            done.before = [self._verifier.verify(position, reach, DEDUPE) for reach in affected]
+            result.before = [self._verifier.verify(position, reach, DEDUPE) for reach in affected]
         for _ in range(ROUNDS):
-            self._round(source, offsets, done)
-            left = dict(self._doubled(position))
-            offsets, done.left = list(left), sum(left.values()) - len(left)
+            self._round(source, offsets, result)
+            doubled = dict(self._doubled(position))
+            offsets, result.remaining = list(doubled), sum(doubled.values()) - len(doubled)
             if not offsets:
                 break
         if verifiable:
-            done.after = [self._verifier.verify(position, reach, DEDUPE) for reach in affected]
-        return done
+            result.after = [self._verifier.verify(position, reach, DEDUPE) for reach in affected]
+        return result
 
-    def _round(self, source: TopicPartition, offsets: Sequence[int], done: DedupeResult) -> None:
+    def _round(self, source: TopicPartition, offsets: Sequence[int], result: DedupeResult) -> None:
         for start in range(0, len(offsets), CHUNK):
             self._lock.check()
             some = offsets[start : start + CHUNK]
             rows = self._rows(source, some)
             choice = choose(rows, self._equal_to_record(source, differing(rows)))
             self._remove(source, choice.removed)
-            done.removed += len(choice.removed)
-            done.unproven += choice.unproven[: MAX_EXAMPLES - len(done.unproven)]
-            done.corrected += choice.corrected[: MAX_EXAMPLES - len(done.corrected)]
+            result.removed += len(choice.removed)
+            result.unproven += choice.unproven[: MAX_EXAMPLES - len(result.unproven)]
+            result.corrected += choice.corrected[: MAX_EXAMPLES - len(result.corrected)]
 
     def _doubled(self, position: CommittedOffset) -> Iterator[tuple[int, int]]:
         """(offset, its rows) of every offset with several, in order."""
@@ -166,7 +172,7 @@ class Deduplicator:
 
     def _equal_to_record(self, source: TopicPartition, offsets: Collection[int]) -> set[tuple[str, int]]:
         """Where the rows are that equal Kafka's record, for these offsets."""
-        if not offsets or source not in {one.source for one in self._verifier.positions()}:
+        if not offsets or source not in {position.source for position in self._verifier.positions()}:
             return set()
         low, equal = self._verifier.records.low(source), set()
         compared = Contents(self._store, self._registry, TABLES[source.topic])
@@ -183,9 +189,11 @@ class Deduplicator:
         by_part: defaultdict[str, list[int]] = defaultdict(list)
         for row in rows:
             by_part[row.part].append(row.row)
-        where = " OR ".join(f"(_part = '{part}' AND _part_offset IN ({', '.join(map(str, n))}))" for part, n in by_part.items())
+        condition = " OR ".join(
+            f"(_part = '{part}' AND _part_offset IN ({', '.join(map(str, n))}))" for part, n in by_part.items()
+        )
         self._lock.check()
-        self._store.long_command(f"ALTER TABLE {self._name(source.topic)} DELETE WHERE {where} SETTINGS mutations_sync = 1")
+        self._store.long_command(f"ALTER TABLE {self._name(source.topic)} DELETE WHERE {condition} SETTINGS mutations_sync = 1")
 
     def _wait_for_removals(self, source: TopicPartition) -> None:
         """Until removals of a run that was killed are done: they go on in the server."""

@@ -15,18 +15,18 @@ def remember(store: Store, sources: Iterable[TopicPartition]) -> dict[str, int]:
     """
     table = f"{ddl.quoted(store.database)}.kafka_topics"
     query = f"SELECT topic, topic_id, toUnixTimestamp64Milli(min(first_seen)) FROM {table} GROUP BY topic, topic_id"  # noqa: S608 - ours
-    known = {(str(topic), str(topic_id)): int(first) for topic, topic_id, first in store.rows(query)}
+    recorded = {(str(topic), str(topic_id)): int(first) for topic, topic_id, first in store.rows(query)}
     first_seen = {}
-    for source in {one.topic: one for one in sources}.values():
+    for source in {source.topic: source for source in sources}.values():
         key = (source.topic, source.topic_id)
-        if key not in known:
-            known[key] = _last_row_of_another(store, source)
+        if key not in recorded:
+            recorded[key] = _last_row_of_another(store, source)
             store.command(
                 f"INSERT INTO {table} (topic, topic_id, first_seen, met_at) "
-                f"SELECT '{source.topic}', '{source.topic_id}', fromUnixTimestamp64Milli(toInt64({known[key]})), "
+                f"SELECT '{source.topic}', '{source.topic_id}', fromUnixTimestamp64Milli(toInt64({recorded[key]})), "
                 "now64(3, 'UTC')"
             )
-        first_seen[source.topic] = known[key]
+        first_seen[source.topic] = recorded[key]
     return first_seen
 
 

@@ -82,11 +82,11 @@ class KafkaRecords:
         ids = describe_ids(self._admin, topics)
         try:
             listed = self._consumer.list_topics(timeout=KAFKA_S).topics
-            asked = [ck.TopicPartition(topic, number) for topic in ids for number in sorted(listed[topic].partitions)]
-            found = self._consumer.committed(asked, timeout=KAFKA_S) if asked else []
+            partitions = [ck.TopicPartition(topic, number) for topic in ids for number in sorted(listed[topic].partitions)]
+            positions = self._consumer.committed(partitions, timeout=KAFKA_S) if partitions else []
         except ck.KafkaException as error:
             raise _away(error) from error
-        return [_position(one, ids[one.topic]) for one in found]
+        return [_position(position, ids[position.topic]) for position in positions]
 
     def low(self, source: TopicPartition) -> int:
         """As the protocol says."""
@@ -98,12 +98,12 @@ class KafkaRecords:
 
     def offsets_at(self, sources: Sequence[TopicPartition], time_ms: int) -> list[int | None]:
         """The first offset of each partition that was written at `time_ms` (UTC) or later; None for none. Retryable."""
-        asked = [ck.TopicPartition(one.topic, one.partition, time_ms) for one in sources]
+        requests = [ck.TopicPartition(source.topic, source.partition, time_ms) for source in sources]
         try:
-            answered = self._consumer.offsets_for_times(asked, timeout=KAFKA_S)
+            answered = self._consumer.offsets_for_times(requests, timeout=KAFKA_S)
         except ck.KafkaException as error:
             raise _away(error) from error
-        return [one.offset if one.offset >= 0 else None for one in answered]
+        return [position.offset if position.offset >= 0 else None for position in answered]
 
     def slices(self, source: TopicPartition, first: int, end: int) -> Iterator[Slice]:
         """As the protocol says."""
@@ -119,17 +119,17 @@ class KafkaRecords:
 
     def _read(self, source: TopicPartition, bounds: OffsetBounds) -> Iterator[Slice]:
         tombstones = TOPICS[source.topic].retention_days is None
-        begin, size, heard = bounds.first, 0, time.monotonic()
+        begin, size, last_message = bounds.first, 0, time.monotonic()
         offsets: list[int] = []
         values: list[bytes] = []
         while True:
             messages = self._consumer.consume(5_000, 0.2)
-            if not messages and time.monotonic() - heard > SILENCE_S:
+            if not messages and time.monotonic() - last_message > SILENCE_S:
                 raise Retryable(f"Kafka stopped delivering {source}")
             for message in messages:
                 if (message.topic(), message.partition()) != (source.topic, source.partition):
                     continue
-                heard = time.monotonic()
+                last_message = time.monotonic()
                 error = message.error()
                 if error is not None and error.code() != ck.KafkaError._PARTITION_EOF:
                     raise _away(ck.KafkaException(error))
@@ -143,7 +143,7 @@ class KafkaRecords:
                 size += len(values[-1])
                 if len(offsets) >= MAX_RECORDS or size >= MAX_BYTES:
                     yield Slice(begin, offsets[-1] + 1, offsets, values)
-                    begin, size, offsets, values, heard = offsets[-1] + 1, 0, [], [], time.monotonic()
+                    begin, size, offsets, values, last_message = offsets[-1] + 1, 0, [], [], time.monotonic()
 
     def _watermarks(self, source: TopicPartition) -> tuple[int, int]:
         try:

@@ -64,10 +64,10 @@ class RepairLock:
         self._consumer.close()
 
     def _assigned(self, _consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
-        self._held = self._held or any(one.partition == PARTITION for one in partitions)
+        self._held = self._held or any(partition.partition == PARTITION for partition in partitions)
 
     def _revoked(self, _consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
-        self._lost = self._lost or any(one.partition == PARTITION for one in partitions)
+        self._lost = self._lost or any(partition.partition == PARTITION for partition in partitions)
 
 
 @contextmanager

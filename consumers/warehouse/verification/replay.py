@@ -86,13 +86,13 @@ def parse_bound(text: str, now_ms: int) -> ReplayBound:
 def ranges(verifier: Verifier, reach: ReplayScope) -> list[tuple[CommittedOffset, OffsetRange]]:
     """The partitions that a reach covers, each with its range below the loader's offset. ConfigError for an empty reach."""
     chosen = [
-        one
-        for one in verifier.positions()
-        if reach.topic in (None, one.source.topic) and reach.partition in (None, one.source.partition)
+        position
+        for position in verifier.positions()
+        if reach.topic in (None, position.source.topic) and reach.partition in (None, position.source.partition)
     ]
     if not chosen:
         raise ConfigError(f"--topic {reach.topic} --partition {reach.partition}: Kafka has no such partition")
-    sources = [one.source for one in chosen]
+    sources = [position.source for position in chosen]
     begins, ends = _offsets(verifier, sources, reach.begin), _offsets(verifier, sources, reach.end)
     covered = []
     for position, begin, end in zip(chosen, begins, ends, strict=True):
@@ -112,7 +112,7 @@ def replay(  # noqa: PLR0913, PLR0917 - a verifier's parts, and how far it is
     progress: Callable[[int, int], None] = lambda _offsets, _records: None,
 ) -> ReplayResult:
     """Insert what is missing of these ranges, then verify them. Retryable: run it again. Halted where the lock is lost."""
-    done = ReplayResult()
+    result = ReplayResult()
     loader = RowLoader(store, registry, Metrics())
     for position, reach in covered:
         for piece in verifier.records.slices(position.source, reach.first, reach.end):
@@ -123,12 +123,12 @@ def replay(  # noqa: PLR0913, PLR0917 - a verifier's parts, and how far it is
                 lock.check()
                 batch = _batch(position.source, piece, missing)
                 unreadable = len(loader.reload(batch))
-                done.filled += len(missing) - unreadable
-                done.unreadable += unreadable
-            done.records += len(piece.offsets)
+                result.filled += len(missing) - unreadable
+                result.unreadable += unreadable
+            result.records += len(piece.offsets)
             progress(piece.end - piece.first, len(piece.offsets))
-    done.proof = [verifier.verify(position, reach, REPLAY) for position, reach in covered]
-    return done
+    result.proof = [verifier.verify(position, reach, REPLAY) for position, reach in covered]
+    return result
 
 
 def _batch(source: TopicPartition, piece: Slice, missing: Set[int]) -> InsertBatch:

@@ -86,8 +86,8 @@ def write(store: Store, results: Iterable[Verification], kind: str) -> None:
     """Keep results. Retryable."""
     at = "now64(3, 'UTC')"
     rows = ", ".join(
-        f"({', '.join(_literal(getattr(one, name)) for name in _COLUMNS)}, {list(one.examples)}, {at}, '{kind}')"
-        for one in results
+        f"({', '.join(_literal(getattr(result, name)) for name in _COLUMNS)}, {list(result.examples)}, {at}, '{kind}')"
+        for result in results
     )
     if rows:
         names = ", ".join((*_COLUMNS, "examples", "verified_at", "kind"))

@@ -99,7 +99,7 @@ class VerificationThread:
             self._verifier = Verifier(self._settings, self._store, self._registry, SliceDone(self._after_slice))
         try:
             positions = self._verifier.positions()
-            self._report(one.source for one in positions)
+            self._report(position.source for position in positions)
             # In no order, and asked for anew each time: another loader may be at the same work.
             random.shuffle(positions)
             for position in positions:
@@ -109,7 +109,7 @@ class VerificationThread:
                     result = self._verifier.incremental(position, HOURLY)
                     if not result.exact:
                         get_logger().error("rows are not as Kafka's records", result=result.text)
-            self._report(one.source for one in positions)
+            self._report(position.source for position in positions)
         except Exception:
             self._verifier.close()
             self._verifier = None
@@ -130,7 +130,7 @@ class VerificationThread:
     def _report(self, sources: Iterable[TopicPartition]) -> None:
         """What stands in the warehouse, whichever loader found it out."""
         verified = self._verified()
-        self._verified_at = max(self._verified_at, min((verified.get(one, 0.0) for one in sources), default=0.0))
+        self._verified_at = max(self._verified_at, min((verified.get(source, 0.0) for source in sources), default=0.0))
         self._metrics.set("headwater_verification_timestamp_seconds", self._verified_at)
         counts = ", ".join(f"sum({kind})" for kind in FAULTS)
         query = f"SELECT topic, {counts} FROM {ddl.quoted(self._store.database)}.verification_faults GROUP BY topic"  # noqa: S608 - ours

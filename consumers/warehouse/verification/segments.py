@@ -8,21 +8,21 @@ MAX_MERGED = 1_000_000
 """Offsets of one result: so much is compared again while one of its rows is wrong."""
 
 
-def segments(wanted: OffsetRange, faults: Iterable[OffsetRange], committed: int) -> list[tuple[OffsetRange, bool]]:
+def segments(requested: OffsetRange, faults: Iterable[OffsetRange], committed: int) -> list[tuple[OffsetRange, bool]]:
     """(range, whether it was wrong) in order: every range that was wrong, whole, and what is wanted between them.
 
     Ranges that reach beyond the committed offset wait for the loader: it reads them again.
     """
-    cut, at = [], wanted.first
+    cut, at = [], requested.first
     for fault in sorted(faults):
         if fault.end > committed:
             continue
-        if at < min(fault.first, wanted.end):
-            cut.append((OffsetRange(at, min(fault.first, wanted.end)), False))
+        if at < min(fault.first, requested.end):
+            cut.append((OffsetRange(at, min(fault.first, requested.end)), False))
         cut.append((fault, True))
         at = max(at, fault.end)
-    if at < wanted.end:
-        cut.append((OffsetRange(at, wanted.end), False))
+    if at < requested.end:
+        cut.append((OffsetRange(at, requested.end), False))
     return cut
 
 

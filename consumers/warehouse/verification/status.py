@@ -43,7 +43,7 @@ class TableState:
     @property
     def lag(self) -> int:
         """Records and markers that are not loaded yet."""
-        return sum(one.lag for one in self.partitions)
+        return sum(partition.lag for partition in self.partitions)
 
     @property
     def newest(self) -> str:
@@ -55,25 +55,25 @@ class TableState:
     @property
     def committed_offsets(self) -> int:
         """Offsets up to the loader's, all partitions."""
-        return sum(max(0, one.committed) for one in self.partitions)
+        return sum(max(0, partition.committed) for partition in self.partitions)
 
     @property
     def verified_offsets(self) -> int:
         """Offsets up to the verified ones, all partitions."""
-        return sum(max(0, one.verified_to) for one in self.partitions)
+        return sum(max(0, partition.verified_to) for partition in self.partitions)
 
     @property
     def waiting(self) -> list[str]:
         """What its partitions wait for."""
-        return sorted({one.waiting for one in self.partitions if one.waiting})
+        return sorted({partition.waiting for partition in self.partitions if partition.waiting})
 
     @property
     def result(self) -> str:
         """What the last verification said, for people."""
-        wrong = {kind: sum(one.faults.get(kind, 0) for one in self.partitions) for kind in FAULTS}
+        wrong = {kind: sum(partition.faults.get(kind, 0) for partition in self.partitions) for kind in FAULTS}
         if any(wrong.values()):
             return ", ".join(f"{n:,} {kind}" for kind, n in wrong.items() if n)
-        times = [one.verified_ms for one in self.partitions if one.verified_ms is not None]
+        times = [partition.verified_ms for partition in self.partitions if partition.verified_ms is not None]
         if not times:
             return "never verified"
         return f"ok, {datetime.fromtimestamp(min(times) / 1000, UTC):%Y-%m-%d %H:%M}"
@@ -88,8 +88,8 @@ def table_states(settings: Settings, store: Store) -> list[TableState]:
     records = KafkaRecords(settings)
     try:
         positions = records.committed()
-        ends = {one.source: records.high(one.source) for one in positions}
-        lows = {one.source: records.low(one.source) for one in positions}
+        ends = {position.source: records.high(position.source) for position in positions}
+        lows = {position.source: records.low(position.source) for position in positions}
     finally:
         records.close()
     verified = _verified(store)

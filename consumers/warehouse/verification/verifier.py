@@ -55,7 +55,7 @@ class Verifier:
     def positions(self) -> list[CommittedOffset]:
         """Every partition of the tables' topics, and how far the loader is."""
         positions = self.records.committed()
-        first_seen = remember(self._store, [one.source for one in positions])
+        first_seen = remember(self._store, [position.source for position in positions])
         drop_leftovers(self._store)
         self._settle_letters = True
         self._comparer = Comparer(self._store, self._registry, first_seen, self._settle)
@@ -78,23 +78,23 @@ class Verifier:
         first = min(self.records.low(position.source), verified_to(self._store, position.source) or 0)
         return self.verify(position, OffsetRange(first, position.offset), kind)
 
-    def verify(self, position: CommittedOffset, wanted: OffsetRange, kind: str) -> Verification:
+    def verify(self, position: CommittedOffset, requested: OffsetRange, kind: str) -> Verification:
         """Compare a range, and again every range of the partition that was wrong; writes results as they come."""
         source = position.source
         results = []
-        for result in self._results(position, wanted):
+        for result in self._results(position, requested):
             write(self._store, [result], kind)
             results.append(result)
         whole = total(results)
         if whole is None:
-            at = max(0, min(wanted.first, position.offset))
+            at = max(0, min(requested.first, position.offset))
             whole = Verification(source.topic, source.partition, topic_id=source.topic_id, from_offset=at, to_offset=at)
             write(self._store, [whole], kind)  # that somebody looked
         return whole
 
-    def _results(self, position: CommittedOffset, wanted: OffsetRange) -> Iterator[Verification]:
+    def _results(self, position: CommittedOffset, requested: OffsetRange) -> Iterator[Verification]:
         source = position.source
-        for reach, was_wrong in segments(wanted, fault_ranges(self._store, source), position.offset):
+        for reach, was_wrong in segments(requested, fault_ranges(self._store, source), position.offset):
             if was_wrong and self._is_lost(source, reach):
                 continue
             compared = self._compare(source, reach)
@@ -136,7 +136,7 @@ class Verifier:
     def _settle(self, topic: str) -> None:
         """Wait until the dead letters that were written are rows, and rewritings of the topic's table are done."""
         deadline = time.monotonic() + LETTERS_S
-        written = {one.source: self.records.high(one.source) for one in self.records.committed((DEAD_LETTERS,))}
+        written = {position.source: self.records.high(position.source) for position in self.records.committed((DEAD_LETTERS,))}
         while self._settle_letters and not self._letters_loaded(written):
             if time.monotonic() > deadline:
                 self._settle_letters = False  # no loader runs: wait once, not for each slice
@@ -150,4 +150,4 @@ class Verifier:
             time.sleep(POLL_S)
 
     def _letters_loaded(self, written: Mapping[TopicPartition, int]) -> bool:
-        return all(one.offset >= written.get(one.source, 0) for one in self.records.committed((DEAD_LETTERS,)))
+        return all(position.offset >= written.get(position.source, 0) for position in self.records.committed((DEAD_LETTERS,)))

@@ -286,11 +286,11 @@ def _rewritten(dry_run: bool) -> str:
 
 def _restamp(settings: Settings, done: Mapping[str, SplitJournal]) -> int | None:
     """Past rows, rewritten; how many, None where ClickHouse is away."""
-    from consumers.warehouse.history.restamping import restamp, together
+    from consumers.warehouse.history.restamping import group_by_component, restamp
     from consumers.warehouse.store import Store
 
     warehouse = Store(settings)
-    taken = together(done)
+    taken = group_by_component(done)
     try:
         return sum(restamp(warehouse, taken[node], journal) for node, journal in done.items())
     except Retryable:

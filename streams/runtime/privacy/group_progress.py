@@ -29,9 +29,9 @@ class GroupProgress:
         """How many offsets the group has not committed yet. Retryable."""
         consumer = reader(self._settings, self._group)
         try:
-            asked = [ck.TopicPartition(*place) for place in self._ends]
-            found = consumer.committed(asked, timeout=ASK_S) if asked else []
-            return sum(max(0, self._ends[one.topic, one.partition] - max(0, one.offset)) for one in found)
+            partitions = [ck.TopicPartition(*place) for place in self._ends]
+            committed = consumer.committed(partitions, timeout=ASK_S) if partitions else []
+            return sum(max(0, self._ends[offset.topic, offset.partition] - max(0, offset.offset)) for offset in committed)
         except ck.KafkaException as error:
             raise Retryable(f"no offsets of {self._group}: {error.args[0].name()}") from error
         finally:

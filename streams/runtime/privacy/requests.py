@@ -38,15 +38,15 @@ class RequestLog:
             self._asked.setdefault(request_id, record)
         elif topic == ACKS:
             self._answers.setdefault(request_id, set()).add(record["room"])
-        for kept in (self._asked, self._answers):
-            if len(kept) > 2 * MOST_REQUESTS:
+        for store in (self._asked, self._answers):
+            if len(store) > 2 * MOST_REQUESTS:
                 self._forget()
 
     def _forget(self) -> None:
-        answered = [one for one in self._asked if not self._missing(one)]
-        for one in answered:
-            del self._asked[one]
-            self._answers.pop(one, None)
+        answered = [request_id for request_id in self._asked if not self._missing(request_id)]
+        for request_id in answered:
+            del self._asked[request_id]
+            self._answers.pop(request_id, None)
         while len(self._asked) > MOST_REQUESTS:
             self._asked.popitem(last=False)
         while len(self._answers) > MOST_REQUESTS:
@@ -57,17 +57,17 @@ class RequestLog:
 
     def pending(self) -> list[PendingRequest]:
         """Oldest first."""
-        found = [
-            PendingRequest(one["request_id"], one["kind"], one["requested_ts"], one["deadline_ts"], missing)
-            for one in self._asked.values()
-            if (missing := self._missing(one["request_id"]))
+        requests = [
+            PendingRequest(request["request_id"], request["kind"], request["requested_ts"], request["deadline_ts"], missing)
+            for request in self._asked.values()
+            if (missing := self._missing(request["request_id"]))
         ]
-        return sorted(found, key=lambda one: one.requested_ts)
+        return sorted(requests, key=lambda request: request.requested_ts)
 
     @property
     def answered(self) -> int:
         """How many have been answered by every room."""
-        return sum(not self._missing(one) for one in self._asked)
+        return sum(not self._missing(request_id) for request_id in self._asked)
 
 
 __all__ = ["MOST_REQUESTS", "PendingRequest", "RequestLog"]

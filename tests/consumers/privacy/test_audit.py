@@ -32,13 +32,13 @@ def test_a_change_is_found(changed: dict[str, Any]) -> None:
     """Whatever was changed, by the record's own hash."""
     records = chain(3)
     records[1] |= changed
-    assert [one.seq for one in broken(records, ChainHead(3, records[-1]["hash"]))] == [2]
+    assert [fault.seq for fault in broken(records, ChainHead(3, records[-1]["hash"]))] == [2]
 
 
-@pytest.mark.parametrize("gone", [1, 2])
-def test_a_gap_is_found(gone: int) -> None:
+@pytest.mark.parametrize("removed", [1, 2])
+def test_a_gap_is_found(removed: int) -> None:
     """In the middle, and at the end."""
     records = chain(3)
     head = ChainHead(3, records[-1]["hash"])
-    del records[gone]
+    del records[removed]
     assert len(list(broken(records, head))) == 1

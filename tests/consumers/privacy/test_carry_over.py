@@ -55,20 +55,20 @@ def remember(settings: Settings, states: dict[str, Times | None]) -> None:
 
 def carry_over(settings: Settings, states: MemoryStateStore) -> tuple[Any, int]:
     """What the command says, and how many states the gate then takes down from all that was ever said again."""
-    told = json.loads(CliRunner().invoke(app, ["carry-over", "--json"]).stdout)
+    answer = json.loads(CliRunner().invoke(app, ["carry-over", "--json"]).stdout)
     stage = ConsentStage(
         Registry(settings.contracts),
         parse_policy(PACKAGED.read_text(), "p"),
         ConsentDependencies(b"k" * 32, states, Metrics(), lambda: None),
     )
-    read = [record for records in read_topic(settings, SIGNALS) for record in records]
+    records = [record for chunk in read_topic(settings, SIGNALS) for record in chunk]
     outcome = stage.handle(
-        Batch(SIGNALS, 0, [key for key, _ in read], [value for _, value in read], range(len(read))), T / 1000
+        Batch(SIGNALS, 0, [key for key, _ in records], [value for _, value in records], range(len(records))), T / 1000
     )
     for hook in outcome.after_commit:
         hook()
     assert not outcome.dead
-    return told, len(outcome.out.get(STATE, ()))
+    return answer, len(outcome.out.get(STATE, ()))
 
 
 def test_a_refusal_outlives_a_rotation(house: Settings) -> None:
@@ -77,8 +77,8 @@ def test_a_refusal_outlives_a_rotation(house: Settings) -> None:
     (jo, newer_jo), (ann, newer_ann), (eve, newer_eve) = (versions(keys, "user", name) for name in ("jo", "ann", "eve"))
     remember(house, {jo: {"marketing.denied": T - 1}, ann: {"marketing.denied": T}, eve: {"marketing.denied": T}})
     remember(house, {jo: WITHDRAWN, eve: None})
-    told, learned = carry_over(house, states)
-    assert (told, learned) == ({"said": 2}, 2)
+    answer, learned = carry_over(house, states)
+    assert (answer, learned) == ({"said": 2}, 2)
     assert states.states == {
         state_key("opt-in", "shop", newer_jo): WITHDRAWN,
         state_key("opt-in", "shop", newer_ann): {"marketing.denied": T},
@@ -88,8 +88,8 @@ def test_a_refusal_outlives_a_rotation(house: Settings) -> None:
         house,
         {newer_jo: WITHDRAWN, newer_ann: {"marketing.denied": T + 5}, ann: {"marketing.denied": T, "marketing.granted": 7}},
     )
-    told, _ = carry_over(house, states)
-    assert told == {"said": 2}, "states under the newest names are nobody's former ones"
+    answer, _ = carry_over(house, states)
+    assert answer == {"said": 2}, "states under the newest names are nobody's former ones"
     assert states.states[state_key("opt-in", "shop", newer_ann)] == {"marketing.denied": T, "marketing.granted": 7}
     assert set(states.states) == {state_key("opt-in", "shop", name) for name in (newer_jo, newer_ann)}
     again, learned = carry_over(house, states)

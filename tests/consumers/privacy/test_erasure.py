@@ -34,7 +34,7 @@ from streams.identity.nodes import NodeKeys, alias, versions
 from streams.identity.refusals.refusals import Refusal, RememberedRefusal, Scope
 from streams.identity.repair import erasing as graph
 from streams.identity.repair.log import diff, read_log, rebuild
-from streams.runtime.privacy.request_consumer import ROOMS, ack
+from streams.runtime.privacy.request_consumer import ROOMS, ack_record
 
 T = int(time.time() * 1000) - 60_000
 STRANGER = "0" + "b" * 32
@@ -70,10 +70,10 @@ def settings(kafka: str, redis_url: str, clickhouse_url: str, tmp_path_factory: 
     """A house without workers; rooms answer when they are asked to."""
     folder = tmp_path_factory.mktemp("privacy")
     secret = "for tests only, forty characters long..."
-    made = Settings(kafka=kafka, redis=redis_url, clickhouse=clickhouse_url, state_dir=folder, secret=secret, partitions=2)
-    apply(made)
-    migrate(made)
-    return made
+    fresh = Settings(kafka=kafka, redis=redis_url, clickhouse=clickhouse_url, state_dir=folder, secret=secret, partitions=2)
+    apply(fresh)
+    migrate(fresh)
+    return fresh
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def office(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Priv
     with redis.Redis.from_url(settings.redis) as client:
         connect = partial(redis.Redis.from_url, settings.redis)
         store, states = RedisGraphStore(lambda: client), RedisStateStore(connect, lambda _p, _s: iter(()), 1_000)
-        made = PrivacyContext(settings, store, states, Store(settings), alias(settings.master))
-        yield made
-        made.warehouse.close()
+        context = PrivacyContext(settings, store, states, Store(settings), alias(settings.master))
+        yield context
+        context.warehouse.close()
 
 
 def live(office: PrivacyContext, she: Person) -> None:
@@ -140,15 +140,15 @@ def visit(office: PrivacyContext, offset: int, node: str, profile: str, at: int)
 def answering(office: PrivacyContext, node: str) -> Callable[[str], None]:
     """Rooms that do their part as soon as somebody waits for them."""
 
-    def tell(what: str) -> None:
-        if what != "waiting for the rooms":
+    def tell(step: str) -> None:
+        if step != "waiting for the rooms":
             return
         erasure = open_erasure(office, [node])
         assert erasure
         contract, kafka = office.registry.latest(ACKS), producer(office.settings)
-        rows.erase(office.warehouse, erasure["request_id"], rows.person(erasure))
+        rows.erase(office.warehouse, erasure["request_id"], rows.erased_person(erasure))
         for room in ROOMS:
-            kafka.produce(ACKS, encode(contract, ack(erasure["request_id"], room, "done", time.time())), b"r")
+            kafka.produce(ACKS, encode(contract, ack_record(erasure["request_id"], room, "done", time.time())), b"r")
         assert kafka.flush(30) == 0
 
     return tell
@@ -171,17 +171,17 @@ def point_commands_to(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> No
 
 def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
     """End the process after so many effects; what they were."""
-    done: list[str] = []
+    effects: list[str] = []
 
     def counted(owner: type, name: str) -> None:
         effect = getattr(owner, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            found = effect(*args, **kwargs)
-            done.append(f"{owner.__name__}.{name}")
-            if len(done) == after:
+            result = effect(*args, **kwargs)
+            effects.append(f"{owner.__name__}.{name}")
+            if len(effects) == after:
                 raise Crash
-            return found
+            return result
 
         monkeypatch.setattr(owner, name, wrapped)
 
@@ -192,7 +192,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
     ):
         for name in names:
             counted(owner, name)
-    return done
+    return effects
 
 
 def test_whatever_cuts_it_short_the_next_run_completes_it(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,13 +202,13 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(office: PrivacyContext
         she = person(n)
         live(office, she)
         with monkeypatch.context() as patched:
-            done = cut(patched, n)
+            effects = cut(patched, n)
             try:
                 erase(office, she.cookie)
                 completed += 1
             except Crash:
-                assert len(done) == n
-        if n > len(done):
+                assert len(effects) == n
+        if n > len(effects):
             assert completed
         else:
             # From another of her ids: which one does not matter, though the graph no longer says that they are linked.
@@ -231,8 +231,8 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(office: PrivacyContext
 def assert_erased(office: PrivacyContext, she: Person, proof: dict[str, Any]) -> None:
     """Nothing is left; the kiosk is there, and under nobody; the others' link and rows stand."""
     members = graph.Members(she.nodes, (*she.nodes, she.kiosk), (she.kiosk,))
-    left = office.left(members, proof["erased_ts"], office.search(members, proof["erased_ts"]))
-    assert set(left.values()) == {0}, left
+    remaining = office.left(members, proof["erased_ts"], office.search(members, proof["erased_ts"]))
+    assert set(remaining.values()) == {0}, remaining
     slots = dict(zip((*she.nodes, she.kiosk), office.graph.read([*she.nodes, she.kiosk]), strict=True))
     assert {slots[node] for node in she.nodes} == {Slot(node, True, 1, "erased", proof["erased_ts"]) for node in she.nodes}
     assert slots[she.kiosk] == Slot(she.kiosk, logged=True, epoch=2, state="shared")
@@ -300,9 +300,9 @@ def test_the_commands(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch, t
     copy = tmp_path / "copy.json"
     assert run("export", she.cookie, "--output", str(copy)).exit_code == 0
     assert copy.stat().st_mode & 0o777 == 0o600
-    told = json.loads(copy.read_text())
-    assert [len(told[name]) for name in ("slots", "merges", "links", "consent_states", "requests")] == [3, 5, 2, 1, 1]
-    assert {row["node"] for row in told["tables"]["events"]} == set(she.nodes)
+    copied = json.loads(copy.read_text())
+    assert [len(copied[name]) for name in ("slots", "merges", "links", "consent_states", "requests")] == [3, 5, 2, 1, 1]
+    assert {row["node"] for row in copied["tables"]["events"]} == set(she.nodes)
     assert "File exists" in str(run("export", she.cookie, "--output", str(copy)).exception)
     assert run("verify", she.cookie).exit_code == 1
     assert "no such request" in str(run("verify", "ab" * 16).exception)
@@ -314,9 +314,9 @@ def test_a_slip_of_the_pen_is_told(office: PrivacyContext, monkeypatch: pytest.M
     live(office, she)
     point_commands_to(office.settings, monkeypatch)
     for words in (("erase", "--dry-run"), ("erase", "--dry-run", "--json"), ("export",)):
-        told = [CliRunner().invoke(app, (words[0], node, *words[1:])) for node in (she.cookie, other.cookie)]
-        assert [result.exit_code for result in told] == [0, 0]
-        assert ["spelt otherwise" in result.stderr for result in told] == [False, True]
+        results = [CliRunner().invoke(app, (words[0], node, *words[1:])) for node in (she.cookie, other.cookie)]
+        assert [result.exit_code for result in results] == [0, 0]
+        assert ["spelt otherwise" in result.stderr for result in results] == [False, True]
 
 
 def test_who_was_never_met_has_nothing_left(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,8 +331,8 @@ def test_who_was_never_met_has_nothing_left(office: PrivacyContext, monkeypatch:
         return {place: n for place, n in counts.items() if n}, "spelt otherwise" in result.stderr
 
     assert left(other.cookie) == ({}, True)
-    held, unknown = left(she.cookie)
-    assert (held["redis.slots"], unknown) == (4, False)  # three of hers, and the kiosk that hangs under one
+    counts, unknown = left(she.cookie)
+    assert (counts["redis.slots"], unknown) == (4, False)  # three of hers, and the kiosk that hangs under one
     erase(office, she.cookie)
     assert left(she.cookie) == ({}, False)
     with redis.Redis.from_url(office.settings.redis) as client:
@@ -357,8 +357,8 @@ def test_who_names_an_identifier_means_its_nodes_under_all_versions(
 
     hers = {node for she in both for node in she.nodes}
     called = keys.later_nodes(hers)
-    told = run("export", "user=rotated-user")
-    assert {row["node"] for row in told["tables"]["events"]} == hers
+    exported = run("export", "user=rotated-user")
+    assert {row["node"] for row in exported["tables"]["events"]} == hers
     planned = run("erase", "cookie=rotated-cookie", "--dry-run", "--json")
     assert (set(planned["nodes"]), set(planned["shared"])) == (hers | called, {she.kiosk for she in both})
     pen, members = (
@@ -381,5 +381,5 @@ def test_who_was_erased_before_a_rotation_is_gone(
     erase(office, user)
     point_commands_to(settings, monkeypatch)
     monkeypatch.setenv("HEADWATER_NODE_KEY_VERSION", "2")
-    left = json.loads(CliRunner().invoke(app, ["verify", "user=before-user", "--json"]).stdout)["left"]
-    assert set(left.values()) == {0}, left
+    remaining = json.loads(CliRunner().invoke(app, ["verify", "user=before-user", "--json"]).stdout)["left"]
+    assert set(remaining.values()) == {0}, remaining

@@ -80,10 +80,10 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
         EmbeddedClickHouse(folder / "clickhouse") as clickhouse,
         ExitStack() as stack,
     ):
-        made = Plant(kafka.address, clickhouse, folder)
-        stack.callback(made.close)
-        migrate(made.settings)
-        yield made
+        servers = Plant(kafka.address, clickhouse, folder)
+        stack.callback(servers.close)
+        migrate(servers.settings)
+        yield servers
 
 
 @pytest.fixture
@@ -98,18 +98,18 @@ def store(plant: Plant, redis_url: str) -> Iterator[RedisGraphStore]:
         contract = plant.registry.latest("events.resolved")
         came = [(SEEN, REGULAR, NOW_MS - DAY_MS), (PHONE, "", OLD), (LONE, LONE, OLD), (STALE, STALE, OLD)]
         events = [
-            event(contract, n, node=one, profile_id=profile, identifiers=[one], collector_ts=at)
-            for n, (one, profile, at) in enumerate(came)
+            event(contract, n, node=node_id, profile_id=profile, identifiers=[node_id], collector_ts=at)
+            for n, (node_id, profile, at) in enumerate(came)
         ]
         with plant.loading():
             plant.send(events)
             plant.wait_caught_up()
         project(plant.store, int(time.time() * 1000))
         assert overrides(plant) == [(STALE, FORMER)]
-        found = RedisGraphStore(lambda: client)
-        rebuild(read_log(plant.settings), found, nothing)
-        assert found.admit([Pair(STRANGER, TWICE, Limit("cookies_per_device", 12, 30))], 20_000) == [True]
-        yield found
+        graph = RedisGraphStore(lambda: client)
+        rebuild(read_log(plant.settings), graph, nothing)
+        assert graph.admit([Pair(STRANGER, TWICE, Limit("cookies_per_device", 12, 30))], 20_000) == [True]
+        yield graph
 
 
 def write(plant: Plant) -> None:
@@ -137,8 +137,8 @@ def run(plant: Plant, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int
     """Exit code and JSON, or the error, of `headwater privacy expire`."""
     for name, value in plant.environment.items():
         monkeypatch.setenv(name, value)
-    done = CliRunner().invoke(app, ["expire", "--json", *words], catch_exceptions=True)
-    return done.exit_code, json.loads(done.stdout) if done.exit_code == 0 else done.exception
+    result = CliRunner().invoke(app, ["expire", "--json", *words], catch_exceptions=True)
+    return result.exit_code, json.loads(result.stdout) if result.exit_code == 0 else result.exception
 
 
 def evidence(plant: Plant) -> set[Nodes]:
@@ -156,21 +156,21 @@ def missing(store: RedisGraphStore) -> set[str]:
 
 def rows(plant: Plant) -> set[str]:
     """Nodes with a row."""
-    return {one for (one,) in plant.store.rows("SELECT node FROM headwater.identity_merges")}
+    return {name for (name,) in plant.store.rows("SELECT node FROM headwater.identity_merges")}
 
 
-def assert_forgotten(plant: Plant, store: RedisGraphStore, gone: set[str], left: set[Nodes]) -> None:
+def assert_forgotten(plant: Plant, store: RedisGraphStore, forgotten: set[str], evidence_left: set[Nodes]) -> None:
     """Everywhere, for good: in a graph built anew and after the loader has read everything again."""
-    assert missing(store) == gone
-    assert rows(plant) == SLOTS.keys() - gone
-    assert evidence(plant) == left
-    assert store.holding([*gone, STRANGER], ()) == 0
+    assert missing(store) == forgotten
+    assert rows(plant) == SLOTS.keys() - forgotten
+    assert evidence(plant) == evidence_left
+    assert store.holding([*forgotten, STRANGER], ()) == 0
     assert store.children([PHONE, USER, STRANGER, REGULAR]) == [set(), set(), set(), {SEEN}]
     assert diff(read_log(plant.settings), store, nothing).same
     with redis.Redis.from_url(plant.environment["HEADWATER_REDIS"]) as client:
         client.flushall()
     rebuild(read_log(plant.settings), store, nothing)
-    assert missing(store) == gone
+    assert missing(store) == forgotten
     consumer = reader(plant.settings, GROUP)
     starts = [
         ck.TopicPartition(topic, at, 0)
@@ -189,18 +189,18 @@ def assert_forgotten(plant: Plant, store: RedisGraphStore, gone: set[str], left:
     consumer.close()
     with plant.loading():
         plant.wait_caught_up()
-    assert rows(plant) == SLOTS.keys() - gone
-    assert [one.text for one in verify(plant.settings) if not one.exact] == []
+    assert rows(plant) == SLOTS.keys() - forgotten
+    assert [result.text for result in verify(plant.settings) if not result.exact] == []
 
 
 def test_whole_components_that_nobody_saw_are_forgotten(
     plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that were seen, linked lately, intervened in, or whose profile a row carries stay; so does what comes back."""
-    told = {"days": 395, "slots": len(GONE), "links": 4, "rows": len(GONE), "kept": 0}
-    assert run(plant, monkeypatch, "--dry-run") == (0, {**told, "dry_run": True})
+    figures = {"days": 395, "slots": len(GONE), "links": 4, "rows": len(GONE), "kept": 0}
+    assert run(plant, monkeypatch, "--dry-run") == (0, {**figures, "dry_run": True})
     assert missing(store) == set()
-    assert run(plant, monkeypatch) == (0, {**told, "dry_run": False})
+    assert run(plant, monkeypatch) == (0, {**figures, "dry_run": False})
     assert_forgotten(plant, store, GONE, LEFT)
     assert run(plant, monkeypatch)[1]["slots"] == 0
     back = Slot(STRANGER, logged=False)
@@ -231,16 +231,16 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
     plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs that end after their first effect, their second, and so on; the last one does the rest."""
-    left = 0
+    remaining = 0
 
     def counted(effect: Callable[..., Any]) -> Callable[..., Any]:
         def do(*args: Any, **more: Any) -> Any:
-            nonlocal left
-            found = effect(*args, **more)
-            left -= 1
-            if not left:
+            nonlocal remaining
+            result = effect(*args, **more)
+            remaining -= 1
+            if not remaining:
                 raise Crash
-            return found
+            return result
 
         return do
 
@@ -254,11 +254,11 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
     with plant.loading():
         for crashes in range(EFFECTS):
-            left = crashes + 1
+            remaining = crashes + 1
             code, error = run(plant, monkeypatch)
             assert code == 0 or isinstance(error, Crash)
     assert code == 0
-    left = 0
+    remaining = 0
     assert_forgotten(plant, store, GONE, LEFT)
 
 
@@ -275,8 +275,8 @@ def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisGraphStore, 
         return forget(*args)
 
     monkeypatch.setattr(unseen, "forget", meanwhile)
-    done = run(plant, monkeypatch)[1]
-    assert (done["slots"], done["kept"]) == (len(GONE) - 1, 1)
+    figures = run(plant, monkeypatch)[1]
+    assert (figures["slots"], figures["kept"]) == (len(GONE) - 1, 1)
     assert missing(store) == GONE - {TWICE}
     assert store.children([STRANGER]) == [{TWICE}]
 
@@ -286,13 +286,13 @@ def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisGraph
     expire, back = RedisGraphStore.expire, Slot(REGULAR, logged=False)
 
     def meanwhile(self: RedisGraphStore, slots: Any) -> list[bool]:
-        gone = expire(self, slots)
+        expired = expire(self, slots)
         assert store.write([Write(LAPTOP, None, back, 0)]) == [True]
         pen = producer(plant.settings)
         pen.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(LAPTOP, back, "e", OLD)), log_key(LAPTOP, back))
         assert pen.flush(30) == 0
         store.confirm([(LAPTOP, back)])
-        return gone
+        return expired
 
     with monkeypatch.context() as patched:
         patched.setattr(RedisGraphStore, "expire", meanwhile)
@@ -321,8 +321,8 @@ def test_a_warehouse_that_cannot_tell_is_not_believed(
 
 def test_in_a_young_house_nothing_is_forgotten(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing was linked before then, the warehouse need not tell: it has no event from then either."""
-    code, done = run(plant, monkeypatch, "--days", "700")
-    assert (code, done["slots"], done["links"], done["rows"]) == (0, 0, 0, 0)
+    code, figures = run(plant, monkeypatch, "--days", "700")
+    assert (code, figures["slots"], figures["links"], figures["rows"]) == (0, 0, 0, 0)
     assert missing(store) == set()
 
 
@@ -364,9 +364,9 @@ def test_the_command_is_told_in_words(plant: Plant, store: RedisGraphStore, monk
     """For people on a terminal."""
     for name, value in plant.environment.items():
         monkeypatch.setenv(name, value)
-    done = CliRunner().invoke(app, ["expire", "--dry-run"])
-    assert done.exit_code == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()] == [str(len(GONE)), "4"]
+    result = CliRunner().invoke(app, ["expire", "--dry-run"])
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [str(len(GONE)), "4"]
 
 
 def test_a_profile_that_a_row_carries_does_not_become_anothers(

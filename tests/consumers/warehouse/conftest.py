@@ -15,11 +15,11 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     """A plant that nothing else uses."""
     folder = tmp_path_factory.mktemp("warehouse")
     with EmbeddedKafka(folder / "kafka") as kafka, EmbeddedClickHouse(folder / "clickhouse") as clickhouse:
-        made = Plant(kafka.address, clickhouse, folder)
+        fresh = Plant(kafka.address, clickhouse, folder)
         try:
-            yield made
+            yield fresh
         finally:
-            made.close()
+            fresh.close()
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,9 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
     """A ClickHouse of the module's own, with the warehouse's tables."""
     folder = tmp_path_factory.mktemp("history")
     with EmbeddedClickHouse(folder / "clickhouse") as server:
-        made = History(server, folder)
-        yield made
-        made.store.close()
+        database = History(server, folder)
+        yield database
+        database.store.close()
 
 
 @pytest.fixture

@@ -39,14 +39,14 @@ def reference(slots: Iterable[Slot], profile: str) -> str:
         if slot.node not in newest or slot.epoch > newest[slot.node].epoch:
             newest[slot.node] = slot
     at = profile
-    while (found := newest.get(at)) is not None:
-        if found.state == "erased":
+    while (current := newest.get(at)) is not None:
+        if current.state == "erased":
             return profile
-        if at[0] == "0" and (found.parent[0] != "0" or found.parent == at):
-            return found.parent
-        if found.parent == at:
+        if at[0] == "0" and (current.parent[0] != "0" or current.parent == at):
+            return current.parent
+        if current.parent == at:
             return at
-        at = found.parent
+        at = current.parent
     return at
 
 

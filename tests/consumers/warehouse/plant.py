@@ -30,13 +30,13 @@ NOW_MS = int(time.time() * 1000)
 
 def event(contract: Contract, number: int, **more: Any) -> bytes:
     """A resolved event; everything that the contract does not default is made up."""
-    made: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     for field in contract.schema["fields"]:
         if "default" not in field:
-            made[field["name"]] = value_for(field["type"])
-    made |= {"event_id": f"event-{number}", "event_name": f"name_{number % 7}", "collector_ts": NOW_MS + number}
+            record[field["name"]] = value_for(field["type"])
+    record |= {"event_id": f"event-{number}", "event_name": f"name_{number % 7}", "collector_ts": NOW_MS + number}
     return encode(
-        contract, made | {"consent_purposes": 5, "properties": {"n": str(number), "text": "x" * (number % 50)}} | more
+        contract, record | {"consent_purposes": 5, "properties": {"n": str(number), "text": "x" * (number % 50)}} | more
     )
 
 
@@ -125,10 +125,11 @@ class Plant:
         consumer = reader(self.settings, GROUP, isolation_level="read_uncommitted")
         try:
             listed = consumer.list_topics(timeout=10).topics
-            asked = [ck.TopicPartition(topic, number) for topic in TABLES for number in listed[topic].partitions]
+            partitions = [ck.TopicPartition(topic, number) for topic in TABLES for number in listed[topic].partitions]
             return all(
-                one.offset >= consumer.get_watermark_offsets(ck.TopicPartition(one.topic, one.partition), timeout=10)[1]
-                for one in consumer.committed(asked, timeout=10)
+                position.offset
+                >= consumer.get_watermark_offsets(ck.TopicPartition(position.topic, position.partition), timeout=10)[1]
+                for position in consumer.committed(partitions, timeout=10)
             )
         except ck.KafkaException:
             return False  # the coordinator is not found yet
@@ -139,9 +140,9 @@ class Plant:
         """Until everything is loaded."""
         wait(self.caught_up, 60, self.log)
 
-    def count(self, what: str, table: str = "events") -> Any:
+    def count(self, expression: str, table: str = "events") -> Any:
         """One figure."""
-        return self.store.rows(f"SELECT {what} FROM headwater.{table}")[0][0]
+        return self.store.rows(f"SELECT {expression} FROM headwater.{table}")[0][0]
 
 
 def wait(condition: Callable[[], bool], seconds: float, log: Path | None = None) -> None:

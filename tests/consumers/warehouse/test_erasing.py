@@ -36,8 +36,8 @@ STAY = {"kiosk", "bob", "bob-beside-her", "later"}
 def record(plant: Plant, topic: str, **more: Any) -> bytes:
     """A record of which only this matters."""
     contract = plant.registry.latest(topic)
-    made = {field["name"]: value_for(field["type"]) for field in contract.schema["fields"]}
-    return encode(contract, made | more)
+    fields = {field["name"]: value_for(field["type"]) for field in contract.schema["fields"]}
+    return encode(contract, fields | more)
 
 
 def fill(plant: Plant) -> None:
@@ -52,11 +52,11 @@ def fill(plant: Plant) -> None:
     for visitor, name in ((COOKIE, "d-hers"), (BOB, "d-bobs"), ("", "d-nobodys")):
         plant.send([record(plant, "bandit.decisions", visitor=visitor, decision_id=name)], "bandit.decisions", 0)
         plant.send([record(plant, "bandit.outcomes", decision_id=name, event_id="x")], "bandit.outcomes", 0)
-    for one in (COOKIE, BOB):
-        plant.send([record(plant, "consent.revocations", subject=one)], "consent.revocations", 0)
-        plant.send([record(plant, "privacy.requests", subject=one, nodes=[one], profiles=[one])], "privacy.requests", 0)
-        plant.send([record(plant, "identity.merges", node=one, parent=KIOSK, state="")], "identity.merges", 0)
-        plant.send([record(plant, "consent.audit", subject=one)], "consent.audit", 0)
+    for node in (COOKIE, BOB):
+        plant.send([record(plant, "consent.revocations", subject=node)], "consent.revocations", 0)
+        plant.send([record(plant, "privacy.requests", subject=node, nodes=[node], profiles=[node])], "privacy.requests", 0)
+        plant.send([record(plant, "identity.merges", node=node, parent=KIOSK, state="")], "identity.merges", 0)
+        plant.send([record(plant, "consent.audit", subject=node)], "consent.audit", 0)
     plant.send([record(plant, "identity.conflicts", node=KIOSK, kept=ADA, refused=BOB)], "identity.conflicts", 0)
     plant.send([record(plant, "identity.conflicts", node=KIOSK, kept=BOB, refused=BOB)], "identity.conflicts", 0)
 
@@ -81,8 +81,8 @@ def test_her_rows_go_and_no_replay_brings_them_back(plant: Plant) -> None:
         "events": 4, "bandit_decisions": 1, "bandit_outcomes": 1, "consent_revocations": 1, "privacy_requests": 1,
         "identity_merges": 1, "identity_conflicts": 1, IDENTIFIERS: 1,
     }  # fmt: skip
-    told = [json.loads(line) for line in lines(plant.store, "events", WHO)]
-    assert {one["event_id"] for one in told} == set(EVENTS) - STAY
+    exported = [json.loads(line) for line in lines(plant.store, "events", WHO)]
+    assert {row["event_id"] for row in exported} == set(EVENTS) - STAY
     assert erase(plant.store, REQUEST, WHO) == before
     again = erase(plant.store, REQUEST, WHO)
     assert again == {**before, IDENTIFIERS: 0}, "a second run says the same and does nothing"
@@ -107,9 +107,9 @@ def assert_erased(plant: Plant) -> None:
     assert ids(store, "identity_merges", "node") == ids(store, "privacy_requests", "subject") == {BOB}
     assert ids(store, "consent_audit", "subject") == {COOKIE, BOB}, "the audit proves, and stays"
     assert store.rows("SELECT kept FROM headwater.identity_conflicts") == [(BOB,)]
-    found = verify(plant.settings)
-    assert [one.text for one in found if not one.exact] == []
-    assert sum(one.erased for one in found) == 10
+    results = verify(plant.settings)
+    assert [result.text for result in results if not result.exact] == []
+    assert sum(result.erased for result in results) == 10
 
 
 def test_a_crash_between_taking_down_and_removing_is_completed(plant: Plant) -> None:
@@ -127,7 +127,7 @@ def test_a_crash_between_taking_down_and_removing_is_completed(plant: Plant) -> 
     )
     assert erase(plant.store, other, zoe)["events"] == 3
     assert counts(plant.store, zoe)["events"] == 0
-    assert all(one.exact for one in verify(plant.settings))
+    assert all(result.exact for result in verify(plant.settings))
 
 
 def test_no_id_that_is_none_gets_into_a_statement() -> None:

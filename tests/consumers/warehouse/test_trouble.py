@@ -48,7 +48,7 @@ class MeasuredPlant(Plant):
             positions = client.committed([ck.TopicPartition("events.resolved", n) for n in range(4)], timeout=10)
         finally:
             client.close()
-        return {json.loads(one.metadata).get("waiting", "") for one in positions if one.metadata} - {""}
+        return {json.loads(position.metadata).get("waiting", "") for position in positions if position.metadata} - {""}
 
     def make_anew(self, topic: str) -> None:
         """Delete a topic and create it again."""
@@ -60,7 +60,7 @@ class MeasuredPlant(Plant):
 
     def exact(self) -> None:
         """Each record has its one row, and nothing was buried."""
-        wrong = [one.text for one in verify(self.settings) if not one.exact]
+        wrong = [result.text for result in verify(self.settings) if not result.exact]
         assert not wrong
         assert self.count("count()", "dead_letters") == 0
 
@@ -70,17 +70,17 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredPlant
     """A plant that nothing else uses; its group evicts who does not poll for ten seconds."""
     folder = tmp_path_factory.mktemp("trouble")
     with EmbeddedKafka(folder / "kafka") as kafka, EmbeddedClickHouse(folder / "clickhouse") as clickhouse:
-        made = MeasuredPlant(kafka.address, clickhouse, folder)
-        migrate(made.settings)
-        made.port = free_port()
-        made.environment |= {
-            "HEADWATER_METRICS_PORT": str(made.port),
+        plant = MeasuredPlant(kafka.address, clickhouse, folder)
+        migrate(plant.settings)
+        plant.port = free_port()
+        plant.environment |= {
+            "HEADWATER_METRICS_PORT": str(plant.port),
             "HEADWATER_KAFKA_OPTIONS": json.dumps({"max.poll.interval.ms": "10000", "session.timeout.ms": "6000"}),
         }
         try:
-            yield made
+            yield plant
         finally:
-            made.close()
+            plant.close()
 
 
 def test_a_constraint_stops_its_table_until_it_is_dropped(troubled: MeasuredPlant) -> None:

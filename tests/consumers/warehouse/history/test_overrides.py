@@ -19,8 +19,8 @@ def test_a_chain_of_any_length_ends_at_its_root(history: History) -> None:
     chain = [Slot(node(2, n + 1), node(2, n)) for n in range(2_000)]
     history.merge(*chain, Slot(node(2, 0), node(1, 7)), Slot(node(1, 7), node(0, 1)), Slot(node(0, 1), node(1, 9)))
     history.stamp(node(2, 2_000), node(2, 1_999), node(2, 3), node(1, 7), node(0, 1))
-    done = project(history.store, NOW_MS)
-    assert (done.overrides, done.changed, done.gone) == (5, 5, 0)
+    result = project(history.store, NOW_MS)
+    assert (result.overrides, result.changed, result.removed) == (5, 5, 0)
     assert set(history.overrides().values()) == {node(1, 9)}
     assert set(history.now()) == {(p, node(1, 9)) for p in (node(2, 2_000), node(2, 1_999), node(2, 3), node(1, 7), node(0, 1))}
     assert not history.leftovers()
@@ -78,8 +78,8 @@ def test_a_rewrite_with_a_higher_epoch_changes_and_removes_overrides(history: Hi
     project(history.store, NOW_MS)
     history.merge(Slot(node(2, 1), node(1, 8), 2), Slot(node(2, 2), node(2, 2), 1))
     history.merge(Slot(node(2, 1), node(1, 7), 1))
-    done = project(history.store, NOW_MS + 1)
-    assert (done.overrides, done.changed, done.gone) == (2, 1, 1)
+    result = project(history.store, NOW_MS + 1)
+    assert (result.overrides, result.changed, result.removed) == (2, 1, 1)
     assert history.overrides() == {node(2, 1): node(1, 8), node(2, 3): node(1, 3)}
     versions = dict(history.store.rows("SELECT profile_id, version FROM headwater.identity_overrides"))
     assert versions[node(2, 1)] > versions[node(2, 3)], "an override that stays keeps the time since when it holds"
@@ -100,11 +100,11 @@ def test_ids_that_share_a_prefix_are_kept_apart(history: History) -> None:
     """Overrides are found by the whole id: ids that differ in the last digit only, or in the tier only, do not mix."""
     hexes = "ab" * 15
     ids = [f"{tier}{hexes}{last:02x}" for tier in (2, 3) for last in range(40)]
-    history.merge(*(Slot(one, node(1, n)) for n, one in enumerate(ids[::2])))
+    history.merge(*(Slot(profile, node(1, n)) for n, profile in enumerate(ids[::2])))
     history.stamp(*ids)
     project(history.store, NOW_MS)
-    expected = {one: node(1, n) for n, one in enumerate(ids[::2])}
-    assert set(history.now()) == {(one, expected.get(one, one)) for one in ids}
+    expected = {profile: node(1, n) for n, profile in enumerate(ids[::2])}
+    assert set(history.now()) == {(profile, expected.get(profile, profile)) for profile in ids}
 
 
 @pytest.mark.parametrize("bucket_nodes", [1_000_000, 70])
@@ -119,7 +119,7 @@ def test_the_view_equals_a_walk_step_by_step_on_random_graphs(history: History, 
         for at in chance.sample(range(1, len(nodes)), 150):
             epoch = 1 + max((slot.epoch for slot in merged if slot.node == nodes[at]), default=-1)
             below = nodes[max(0, at - chance.choice([1, 1, 300])) : at]
-            labels = [one for one in nodes if one[0] != "0" or one <= nodes[at]]
+            labels = [candidate for candidate in nodes if candidate[0] != "0" or candidate <= nodes[at]]
             parent = chance.choice(labels if nodes[at][0] == "0" else [*below, nodes[at]] if epoch else below)
             slots.append(Slot(nodes[at], parent, epoch, chance.choice(["", "", "", "shared", "erased"] if epoch else [""])))
         merged += slots
@@ -139,12 +139,12 @@ class Failing:
 
     def __init__(self, store: Store, at: int) -> None:
         self._store = store
-        self.left = at
+        self.remaining = at
 
     def command(self, statement: str) -> None:
         """The store's, until it fails; clearing up fails too."""
-        self.left -= 1
-        if self.left < 0:
+        self.remaining -= 1
+        if self.remaining < 0:
             raise Retryable("away")
         self._store.command(statement)
 
@@ -185,9 +185,9 @@ def test_a_server_that_was_killed_has_the_overrides_again(history: History) -> N
     history.kill()
     assert history.now() == {(node(2, 1), node(1, 1)): 1}
     history.stamp(node(2, 2))
-    done = project_news(history.store, NOW_MS + 3 * OVERLAP_MS)
-    assert done is not None
-    assert (done.overrides, done.changed) == (2, 1)
+    result = project_news(history.store, NOW_MS + 3 * OVERLAP_MS)
+    assert result is not None
+    assert (result.overrides, result.changed) == (2, 1)
 
 
 def test_without_new_rows_there_is_nothing_to_do_and_old_parts_are_not_read_again(history: History) -> None:
@@ -199,12 +199,12 @@ def test_without_new_rows_there_is_nothing_to_do_and_old_parts_are_not_read_agai
     assert project_news(history.store, NOW_MS + 2 * OVERLAP_MS) is None
     history.store.command("TRUNCATE TABLE headwater.identity_stamped")
     history.stamp(node(2, 2))
-    done = project_news(history.store, NOW_MS + 3 * OVERLAP_MS)
-    assert done is not None
+    result = project_news(history.store, NOW_MS + 3 * OVERLAP_MS)
+    assert result is not None
     assert history.overrides() == {node(2, 2): node(1, 2)}, "the first event's part was not read again"
     history.merge(Slot(node(1, 2), node(0, 2)))
-    done = project_news(history.store, NOW_MS + 4 * OVERLAP_MS)
-    assert done is not None
+    result = project_news(history.store, NOW_MS + 4 * OVERLAP_MS)
+    assert result is not None
     assert history.overrides() == {node(2, 2): node(0, 2)}
 
 

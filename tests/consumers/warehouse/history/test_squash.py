@@ -43,8 +43,8 @@ def test_old_rows_are_rewritten_and_only_needless_overrides_forgotten(history: H
         history.store.rows("SELECT profile_now FROM headwater.events_now ORDER BY _offset"),
         history.store.rows(places),
     )
-    done = squash(history.store, NOW_MS + 1, WEEK, never)
-    assert (done.rows, len(done.months), done.forgotten, done.overrides) == (3, 2, 1, 1)
+    result = squash(history.store, NOW_MS + 1, WEEK, never)
+    assert (result.rows, len(result.months), result.forgotten, result.overrides) == (3, 2, 1, 1)
     assert history.store.rows("SELECT profile_now FROM headwater.events_now ORDER BY _offset") == before
     assert history.store.rows(places) == rows
     assert history.overrides() == {node(2, 1): node(1, 1)}
@@ -62,8 +62,8 @@ def test_a_squash_without_old_rows_touches_nothing(history: History) -> None:
     count = mutations(history)
     assert squash(history.store, NOW_MS + 2, WEEK, never).rows == 0
     assert mutations(history) == count
-    done = squash(history.store, NOW_MS + 3, -1, never)
-    assert len(done.months) == 1, "the month of the young row alone"
+    result = squash(history.store, NOW_MS + 3, -1, never)
+    assert len(result.months) == 1, "the month of the young row alone"
     assert history.overrides() == {}
 
 
@@ -114,8 +114,8 @@ def test_an_override_that_changed_meanwhile_is_kept(history: History) -> None:
         project(history.store, NOW_MS + OVERLAP_MS)
 
     meddling: Any = Meddling(history.store, "ALTER TABLE", changes)
-    done = squash(meddling, NOW_MS + 1, WEEK, never)
-    assert done.forgotten == 0
+    result = squash(meddling, NOW_MS + 1, WEEK, never)
+    assert result.forgotten == 0
     assert history.overrides() == {node(2, 1): node(1, 1), node(2, 2): node(1, 7)}
 
 
@@ -143,8 +143,8 @@ def test_a_squash_that_is_stopped_is_finished_by_the_server_and_the_next_one(his
     with pytest.raises(Retryable):
         squash(history.store, NOW_MS + 2, WEEK, lambda: True)
     history.store.command("SYSTEM START MERGES headwater.events")
-    done = squash(history.store, NOW_MS + DAY_MS, WEEK, never)
-    assert (done.forgotten, done.overrides) == (1, 1)
+    result = squash(history.store, NOW_MS + DAY_MS, WEEK, never)
+    assert (result.forgotten, result.overrides) == (1, 1)
     assert not history.leftovers()
     assert history.now()[node(1, 2), node(1, 2)] == 1
 

@@ -25,11 +25,11 @@ class Switches:
 
     def pause(self, partitions: list[Any]) -> None:
         """As the client does it."""
-        self.paused |= {(one.topic, one.partition) for one in partitions}
+        self.paused |= {(partition.topic, partition.partition) for partition in partitions}
 
     def resume(self, partitions: list[Any]) -> None:
         """As the client does it."""
-        self.paused -= {(one.topic, one.partition) for one in partitions}
+        self.paused -= {(partition.topic, partition.partition) for partition in partitions}
 
 
 @pytest.fixture
@@ -37,19 +37,19 @@ def warehouse(tmp_path: Path, contracts_dir: Path) -> Warehouse:
     """A loader that is connected to nothing."""
     settings = load_settings(kafka="127.0.0.1:1", clickhouse="http://127.0.0.1:1", state_dir=tmp_path, secret=SECRET)
     registry = Registry(contracts_dir)
-    made = Warehouse(settings, RowLoader(Store(settings), registry, Metrics()), registry, Metrics())
-    made._consumer.close()
-    made._consumer = Switches()
-    return made
+    loop = Warehouse(settings, RowLoader(Store(settings), registry, Metrics()), registry, Metrics())
+    loop._consumer.close()
+    loop._consumer = Switches()
+    return loop
 
 
 def buffer(warehouse: Warehouse, topic: str, partition: int, size: int = 0) -> PartitionBuffer:
     """A buffer with one record of this size, or none."""
-    made = PartitionBuffer(TopicPartition(topic, partition, "id"), 0)
+    partition_buffer = PartitionBuffer(TopicPartition(topic, partition, "id"), 0)
     if size:
-        made.extend([0], [None], [bytes(size)], 0.0)
-    warehouse._buffers[topic, partition] = made
-    return made
+        partition_buffer.extend([0], [None], [bytes(size)], 0.0)
+    warehouse._buffers[topic, partition] = partition_buffer
+    return partition_buffer
 
 
 def test_a_table_that_waits_stops_no_empty_partition(warehouse: Warehouse) -> None:
@@ -79,8 +79,8 @@ def test_a_partition_that_waits_is_paused_and_read_again_once_it_is_done(warehou
 def test_one_insert_at_a_time_is_tried_again(warehouse: Warehouse) -> None:
     """A table whose inserts hang holds one thread, and the others go on."""
     stuck = [buffer(warehouse, "events.resolved", n, 100) for n in range(3)]
-    for one in stuck:
-        one.failed(one.batch(), "ClickHouse: it takes too long", 0.0)
+    for waiting in stuck:
+        waiting.failed(waiting.batch(), "ClickHouse: it takes too long", 0.0)
     healthy = buffer(warehouse, "stream.counts", 0, 100)
     assert warehouse._leave_room([*stuck, healthy]) == [stuck[0], healthy]
     warehouse._inserter.in_flight.append(Insertion(stuck[0], stuck[0].batch()))

@@ -54,7 +54,7 @@ def records(contract: Contract) -> list[bytes]:
         {"maybe": -5, "ratio": -0.0, "pairs": {"a": "2", "b": "1"}, "several": ["", "x"]},
         {"maybe": None, "several": ["", "", "\x00"], "small": -1},
     ]
-    return [encode(contract, {**base, **one}) for one in odd]
+    return [encode(contract, {**base, **values}) for values in odd]
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_equal_rows_are_equal(filled: tuple[Store, Contents, Contract, Slice]) -
 
 
 @pytest.mark.parametrize(
-    ("change", "where", "offsets"),
+    ("change", "condition", "offsets"),
     [
         ("maybe = 0", "_offset = 0", {0}),
         ("maybe = NULL", "_offset = 1", {1}),
@@ -94,7 +94,7 @@ def test_equal_rows_are_equal(filled: tuple[Store, Contents, Contract, Slice]) -
     ],
 )
 def test_each_changed_value_is_seen(
-    filled: tuple[Store, Contents, Contract, Slice], change: str, where: str, offsets: set[int]
+    filled: tuple[Store, Contents, Contract, Slice], change: str, condition: str, offsets: set[int]
 ) -> None:
     """NULL against 0, a zero's sign, one entry of a map, one element of an array."""
     store, contents, contract, piece = filled
@@ -105,7 +105,7 @@ def test_each_changed_value_is_seen(
         store.command("EXCHANGE TABLES headwater.copy AND headwater.odd")
         store.command("DROP TABLE headwater.copy SYNC")
     else:
-        store.command(f"ALTER TABLE headwater.odd UPDATE {change} WHERE {where} SETTINGS mutations_sync = 1")
+        store.command(f"ALTER TABLE headwater.odd UPDATE {change} WHERE {condition} SETTINGS mutations_sync = 1")
     positions = range(len(piece.values))
     assert not contents.equal(SOURCE, piece, contract, positions)
     assert contents.different(SOURCE, piece, contract, positions) == (offsets, set())

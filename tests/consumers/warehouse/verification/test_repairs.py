@@ -115,9 +115,9 @@ def test_a_hole_is_found_by_the_hourly_run_and_filled_by_replay(filled: Plant, r
         assert wrong(verify_new(filled.settings)), "what is wrong is looked at again"
         finding = doctor.warehouse_rows(filled.settings)
         assert (finding.grade, "replay" in finding.advice) == (Grade.FAIL, True)
-        done = run("replay", "--from", "1h", "--json")
-        assert done.exit_code == 0, done.output
-        outcome = json.loads(done.stdout)
+        command_result = run("replay", "--from", "1h", "--json")
+        assert command_result.exit_code == 0, command_result.output
+        outcome = json.loads(command_result.stdout)
         assert (outcome["filled"], outcome["missing"]) == (7, 0)
         verifying.verify_due()
         assert metrics.registry.get_sample_value("headwater_verification_wrong_rows", series) == 0
@@ -149,14 +149,14 @@ def test_doubled_rows_are_removed_and_the_right_one_stays(filled: Plant, run: An
     with filled.loading():
         contract = filled.registry.latest("events.resolved")
         filled.send([event(contract, n) for n in range(500)])
-        done = run("dedupe", "--json")
+        command_result = run("dedupe", "--json")
         filled.wait_caught_up()
-    assert done.exit_code == 0, done.output
-    by_partition = {one["partition"]: one for one in json.loads(done.stdout)["partitions"]}
+    assert command_result.exit_code == 0, command_result.output
+    by_partition = {partition["partition"]: partition for partition in json.loads(command_result.stdout)["partitions"]}
     assert by_partition[1]["removed"] == 782
     assert by_partition[3]["corrected"] == [7]
-    assert sum(one["duplicates"] for one in by_partition[1]["before"]) == 782
-    assert sum(one["duplicates"] for one in by_partition[1]["after"]) == 0
+    assert sum(verified["duplicates"] for verified in by_partition[1]["before"]) == 782
+    assert sum(verified["duplicates"] for verified in by_partition[1]["after"]) == 0
     assert set(faults(filled).values()) == {0}
     assert filled.count("count()") == before + 500
     assert filled.count("countIf(page_url = 'changed')") == 0
@@ -288,8 +288,8 @@ def test_offsets_that_kafka_no_longer_has_are_unverifiable_and_never_ok(filled: 
     for future in client.delete_records([ck.TopicPartition("events.resolved", 3, low)]).values():
         future.result(30)
     filled.store.command("INSERT INTO headwater.events SELECT * FROM headwater.events WHERE _partition = 3 AND _offset = 20")
-    results = [one for one in verify_new(filled.settings) if (one.topic, one.partition) == ("events.resolved", 3)]
-    assert [(one.unverifiable, one.duplicates, one.missing) for one in results] == [(low, 1, 0)]
+    results = [result for result in verify_new(filled.settings) if (result.topic, result.partition) == ("events.resolved", 3)]
+    assert [(result.unverifiable, result.duplicates, result.missing) for result in results] == [(low, 1, 0)]
     assert doctor.warehouse_rows(filled.settings).grade is Grade.FAIL
     assert run("dedupe", "--topic", "events.resolved").exit_code == 0
     assert set(faults(filled).values()) == {0}
@@ -319,7 +319,7 @@ def test_status_shows_tables_lag_and_the_last_result(filled: Plant, run: Any) ->
     contract = filled.registry.latest("events.resolved")
     filled.send([event(contract, n) for n in range(10)], partition=1)
     shown = json.loads(run("status", "--json").stdout)
-    (events,) = [one for one in shown["tables"] if one["table"] == "events"]
+    (events,) = [table for table in shown["tables"] if table["table"] == "events"]
     assert events["rows"] == filled.count("count()")
     assert events["lag"] >= 10
     assert events["bytes_on_disk"] > 0
@@ -353,7 +353,7 @@ def test_a_topic_made_anew_is_verified_from_its_beginning(filled: Plant) -> None
         filled.send([event(contract, n) for n in range(300)])
         filled.wait_caught_up()
         anew = verify_new(filled.settings)
-    assert (wrong(anew), total([one for one in anew if one.topic == "events.resolved"])) == ([], 300)
+    assert (wrong(anew), total([result for result in anew if result.topic == "events.resolved"])) == ([], 300)
     assert set(faults(filled).values()) == {0}
 
 

@@ -37,18 +37,18 @@ def test_ranges_that_were_wrong_are_compared_again_whole() -> None:
     st.tuples(st.integers(0, 50), st.integers(0, 50)).map(lambda pair: OffsetRange(min(pair), max(pair))),
     st.lists(st.integers(0, 60), unique=True, max_size=8),
 )
-def test_segments_cover_what_is_wanted_without_overlap(wanted: OffsetRange, cuts: list[int]) -> None:
+def test_segments_cover_what_is_wanted_without_overlap(requested: OffsetRange, cuts: list[int]) -> None:
     """Every wanted offset and every offset of a fault, once."""
     edges = sorted(cuts)
     faults = [OffsetRange(first, end) for first, end in zip(edges[::2], edges[1::2], strict=False)]
-    covered = [offset for reach, _ in segments(wanted, faults, 60) for offset in range(*reach)]
-    assert covered == sorted({*range(*wanted), *(offset for fault in faults for offset in range(*fault))})
+    covered = [offset for reach, _ in segments(requested, faults, 60) for offset in range(*reach)]
+    assert covered == sorted({*range(*requested), *(offset for fault in faults for offset in range(*fault))})
 
 
 def test_neighbours_of_one_verdict_become_one_result_of_bounded_size() -> None:
     """A wrong one stays apart from those in order, so that only its offsets are compared again."""
     results = [result(0, 10), result(10, 20), result(20, 30, missing=1), result(30, 40), result(50, 60)]
-    shown = [(one.from_offset, one.to_offset, one.exact) for one in merged(results)]
+    shown = [(merged_result.from_offset, merged_result.to_offset, merged_result.exact) for merged_result in merged(results)]
     assert shown == [(0, 20, True), (20, 30, False), (30, 40, True), (50, 60, True)]
     long = list(merged([result(0, MAX_MERGED), result(MAX_MERGED, MAX_MERGED + 1)]))
     assert len(long) == 2
@@ -93,15 +93,15 @@ def test_of_differing_rows_the_one_that_equals_the_record_stays() -> None:
 @given(
     st.lists(
         st.builds(row, st.integers(0, 4), st.integers(0, 3), st.sampled_from("abc"), st.integers(0, 9), st.integers(0, 1)),
-        unique_by=lambda one: one.location,
+        unique_by=lambda doubled: doubled.location,
     ),
     st.sets(st.tuples(st.sampled_from("abc"), st.integers(0, 9))),
 )
 def test_exactly_one_row_of_each_offset_stays(rows: list[DoubledRow], equal: set[tuple[str, int]]) -> None:
     """Whatever they hold, whichever equal the record, and in whatever order they are read."""
     removed = choose(rows, equal).removed
-    stays = [one for one in rows if one not in removed]
-    assert sorted(one.offset for one in stays) == sorted({one.offset for one in rows})
+    stays = [doubled for doubled in rows if doubled not in removed]
+    assert sorted(doubled.offset for doubled in stays) == sorted({doubled.offset for doubled in rows})
     assert set(choose(rows[::-1], equal).removed) == set(removed)
 
 

@@ -14,13 +14,13 @@ from infra.ops.topics import apply
 from infra.settings import load_settings
 from schemas.codec import encode
 from schemas.registry import Registry
-from streams.runtime.privacy.request_consumer import ACKS, ERASURES, REQUESTS, PrivacyRequestConsumer, asks
+from streams.runtime.privacy.request_consumer import ACKS, ERASURES, REQUESTS, PrivacyRequestConsumer, needs_answer
 from tests.broker.copying import read_committed
 from tests.broker.groups import commit_offsets
 
 
 @pytest.mark.parametrize(
-    ("topic", "request_", "asked"),
+    ("topic", "request_", "expected"),
     [
         (REQUESTS, {"kind": "withdrawal"}, True),
         (REQUESTS, {"kind": "erasure"}, False),
@@ -28,9 +28,9 @@ from tests.broker.groups import commit_offsets
         (ERASURES, {"state": "asked"}, True),
     ],
 )
-def test_erasures_are_answered_where_the_ids_are(topic: str, request_: dict[str, str], asked: bool) -> None:
+def test_erasures_are_answered_where_the_ids_are(topic: str, request_: dict[str, str], expected: bool) -> None:
     """Withdrawals on their topic; an erasure on its own, and only once the ids are marked in the graph."""
-    assert asks(topic, request_) is asked
+    assert needs_answer(topic, request_) is expected
 
 
 def test_a_clerk_that_has_answered_everything_has_no_lag(kafka: str, tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_requests_of_a_topic_made_anew_are_all_answered(kafka: str, tmp_path: Pa
         "kind": "withdrawal", "subject": "2" + "a" * 32, "site": "x", "nodes": [], "profiles": [], "purposes": [],
         "withdrawn_ts": 0, "requested_ts": 0, "deadline_ts": 0,
     }  # fmt: skip
-    asked = {f"{n:032x}" for n in range(1_000, 1_006)}
-    for request_id in sorted(asked):
+    request_ids = {f"{n:032x}" for n in range(1_000, 1_006)}
+    for request_id in sorted(request_ids):
         pen.produce(REQUESTS, encode(registry.latest(REQUESTS), request | {"request_id": request_id}), b"k", 0)
     assert pen.flush(20) == 0
     stale = [ck.TopicPartition(REQUESTS, 0, 4, offset_metadata("of-an-older-topic"))]
@@ -87,14 +87,14 @@ def test_requests_of_a_topic_made_anew_are_all_answered(kafka: str, tmp_path: Pa
     consumer.close()
     answered, deadline = list[str](), time.monotonic() + 60
 
-    def answer(one: Mapping[str, Any]) -> str:
-        answered.append(one["request_id"])
+    def answer(request: Mapping[str, Any]) -> str:
+        answered.append(request["request_id"])
         return "done"
 
     clerk = PrivacyRequestConsumer(settings, "decisions", answer, lambda _: "done")
     clerk.start()
     try:
-        while not asked.issubset(answered):
+        while not request_ids.issubset(answered):
             assert time.monotonic() < deadline, f"answered: {sorted(answered)}"
             time.sleep(0.1)
     finally:
