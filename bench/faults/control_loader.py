@@ -14,7 +14,7 @@ import confluent_kafka as ck
 
 from consumers.warehouse.loader.batch import InsertBatch
 from consumers.warehouse.loader.intent import read_metadata, token
-from consumers.warehouse.loader.loop import STAGE, TopicMadeAnew, Warehouse
+from consumers.warehouse.loader.loop import STAGE, TopicReplaced, Warehouse
 from consumers.warehouse.loader.rows import RejectedRecord, RowLoader
 from consumers.warehouse.schema.migrating import apply
 from consumers.warehouse.store import Store
@@ -118,7 +118,7 @@ def main() -> None:
             time.sleep(1)
     try:
         warehouse_type(settings, loader_type(store, registry, metrics), registry, metrics).run(lambda: bool(stopping))
-    except (TopicMadeAnew, ck.KafkaException) as error:
+    except (TopicReplaced, ck.KafkaException) as error:
         raise SystemExit(EXIT_FENCED) from error
     finally:
         store.close()

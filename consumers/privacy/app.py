@@ -95,7 +95,7 @@ def open_erasure(context: PrivacyContext, names: Sequence[str]) -> dict[str, Any
     )
 
 
-def tell_if_unknown(is_known: bool, counts: Mapping[str, int]) -> None:
+def warn_if_unknown(is_known: bool, counts: Mapping[str, int]) -> None:
     """A slip of the pen names somebody too, of whom nothing is held: say so, or it would look like a person who is erased."""
     if not is_known and not any(n for place, n in counts.items() if place != SLOTS):
         typer.echo("nothing is held of this id: it is spelt otherwise, was forgotten already, or came a moment ago", err=True)
@@ -148,7 +148,7 @@ def erase_command(
             until = going_on["erased_ts"] if going_on else int(time.time() * 1000)
             counts = context.left(people, until, context.search(people, until))
             _print_counts(people, counts, as_json)
-            tell_if_unknown(is_known, counts)
+            warn_if_unknown(is_known, counts)
             return
         _confirm(yes, people)
         tell("counting")
@@ -158,7 +158,7 @@ def erase_command(
         else:
             work = Erasure(context, pen, going_on, tell, patience)
         proof = work.run()
-    tell_if_unknown(is_known, proof["counts"])
+    warn_if_unknown(is_known, proof["counts"])
     if as_json:
         typer.echo(json.dumps(proof))
         return
@@ -208,7 +208,7 @@ def export_command(
         tell("reading tables")
         is_known = any(context.graph.read(people.nodes))
         if output is None:
-            tell_if_unknown(is_known, export(context, people, until, traces, sys.stdout.write))
+            warn_if_unknown(is_known, export(context, people, until, traces, sys.stdout.write))
             return
         try:
             file = os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
@@ -216,7 +216,7 @@ def export_command(
             raise ConfigError(f"{output}: {error.strerror}") from None
         with file:
             counts = export(context, people, until, traces, file.write)
-    tell_if_unknown(is_known, counts)
+    warn_if_unknown(is_known, counts)
     for place, n in counts.items():
         typer.echo(f"{n:>10,}  {place}")
 
@@ -269,7 +269,7 @@ def _left(context: PrivacyContext, people: Members, until: int) -> dict[str, int
     counts = context.left(people, until, traces)
     if not traces.logged and not any(context.graph.read(people.nodes)):
         counts[SLOTS] = 0  # she was never linked and never erased: there is no slot that would have to say so
-        tell_if_unknown(False, counts)
+        warn_if_unknown(False, counts)
     return counts
 
 

@@ -24,7 +24,7 @@ Progress = Callable[[int], None]
 """Told how many more states were read."""
 
 
-def carried_over(settings: Settings, folder: Path, now_ms: int, progress: Progress) -> Iterator[tuple[bytes, bytes]]:
+def translate_states(settings: Settings, folder: Path, now_ms: int, progress: Progress) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values for `consent.signals`. `folder`: for an index, so that memory stays bounded. Retryable."""
     keys, contract = NodeKeys.of(settings), Registry(settings.contracts).latest(SIGNALS)
     with sqlite3.connect(folder / "states.sqlite3", isolation_level=None) as db:

@@ -74,7 +74,7 @@ class PrivacyContext:
         counts[VIEW] = sum(len(keys) for _, keys in self.view(members, until, traces))
         counts |= {topic: len(records) for topic, records in traces.records.items()}
         person = rows.ErasedPerson(*members, until=until)
-        return counts | {f"clickhouse.{table}": n for table, n in rows.counts(self.warehouse, person).items()}
+        return counts | {f"clickhouse.{table}": n for table, n in rows.count_rows(self.warehouse, person).items()}
 
     def view(self, members: Members, until: int, traces: PersonTraces) -> list[tuple[int, list[str]]]:
         """Partition and keys of states of hers in the view. Retryable."""

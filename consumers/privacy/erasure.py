@@ -38,7 +38,7 @@ class ErasurePending(Retryable):
     """Somebody has not done a part yet; the same command goes on from here."""
 
 
-def await_passage(passage: GroupProgress, group: str, deadline: float) -> None:
+def await_progress(passage: GroupProgress, group: str, deadline: float) -> None:
     """Until a group is through what lay there. Waiting after the deadline (monotonic seconds)."""
     while remaining := passage.left():
         if time.monotonic() > deadline:
@@ -91,7 +91,7 @@ class Erasure:
             "counts": office.left(members, now, office.search(members, now)),
         }  # fmt: skip
         erasure = cls(office, pen, record, tell, patience_s)
-        erasure._write_down()
+        erasure._save()
         return erasure
 
     def run(self) -> Record:
@@ -120,14 +120,14 @@ class Erasure:
             if grown == members:
                 return
             self.record |= _ids(grown)
-            self._write_down()
+            self._save()
         raise ErasurePending("new ids are linked to her all the time; run it again")
 
     def _settle(self) -> None:
         time.sleep(GRACE_S)
         # A refusal in hand would be remembered of her ids once more, after they were forgotten.
         passage = GroupProgress(self._office.settings, IDENTITY, [CONSENTED, REVOCATIONS])
-        await_passage(passage, "the identity worker", time.monotonic() + self._patience_s)
+        await_progress(passage, "the identity worker", time.monotonic() + self._patience_s)
 
     # -- the topics
 
@@ -187,7 +187,7 @@ class Erasure:
             # Somebody who was behind may have written something after it was looked for.
             self._sweep()
             person = rows.ErasedPerson(*who(self.record), until=self.record["erased_ts"])
-            rows.erase(self._office.warehouse, self.record["request_id"], person)
+            rows.erase_rows(self._office.warehouse, self.record["request_id"], person)
             remaining = self.left()
         if any(remaining.values()):
             there = ", ".join(f"{place} {n}" for place, n in remaining.items() if n)
@@ -204,13 +204,13 @@ class Erasure:
 
     def _counts(self) -> dict[str, int]:
         """What there was when it began; of rows, what was removed, because some may have come in between."""
-        removed = rows.removed(self._office.warehouse, self.record["request_id"])
+        removed = rows.count_removed(self._office.warehouse, self.record["request_id"])
         counts = dict(self.record["counts"])
         for table, n in removed.items():
             counts[f"clickhouse.{table}"] = n
         return counts
 
-    def _write_down(self) -> None:
+    def _save(self) -> None:
         self._pen.write([self._pen.output(ERASURES, self.record["request_id"].encode(), self.record)])
 
 
@@ -241,4 +241,4 @@ def _ids(members: Members) -> dict[str, list[str]]:
     return {name: list(some) for name, some in members._asdict().items()}
 
 
-__all__ = ["Erasure", "ErasurePending", "await_passage", "opened", "proofs", "who"]
+__all__ = ["Erasure", "ErasurePending", "await_progress", "opened", "proofs", "who"]

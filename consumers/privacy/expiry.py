@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from consumers.privacy import topics
 from consumers.privacy.context import PrivacyContext
-from consumers.privacy.erasure import CONSENTED, IDENTITY, Tell, await_passage
+from consumers.privacy.erasure import CONSENTED, IDENTITY, Tell, await_progress
 from consumers.privacy.topics import LINKS, TransactionalWriter, WriterRecord
 from consumers.warehouse.history import inactive as warehouse
 from consumers.warehouse.loader.loop import GROUP
@@ -56,7 +56,7 @@ class InactiveNodes:
         for table in ("seen", "gone"):
             self._db.execute(f"CREATE TABLE {table} (node TEXT PRIMARY KEY) WITHOUT ROWID")
 
-    def may_find(self, since_ms: int) -> bool:
+    def has_older_links(self, since_ms: int) -> bool:
         """Whether anything was linked before then: in a house that is younger there is nothing to forget."""
         return self._db.execute("SELECT 1 FROM slots WHERE evidence_ts < ? LIMIT 1", (since_ms,)).fetchone() is not None
 
@@ -87,7 +87,7 @@ class InactiveNodes:
         while some := rows.fetchmany(CHUNK):
             yield [(node, Slot(parent, logged=True)) for node, parent in some]
 
-    def take_links(self, records: Iterable[tuple[bytes | None, Mapping[str, Any] | None]]) -> int:
+    def collect_links(self, records: Iterable[tuple[bytes | None, Mapping[str, Any] | None]]) -> int:
         """Find those of the evidence that name some of them; how many do."""
         self._db.execute("CREATE TABLE links (key BLOB PRIMARY KEY, record TEXT) WITHOUT ROWID")
         self._db.execute("BEGIN")
@@ -127,18 +127,18 @@ def find(
     # One after the other: what the first ones have in hand now goes on to the last.
     for group, of_group in WAY:
         tell(f"waiting for {group}")
-        await_passage(GroupProgress(office.settings, group, of_group), group, deadline)
+        await_progress(GroupProgress(office.settings, group, of_group), group, deadline)
     tell("reading the log")
     for records in read_log(office.settings):
         index.add(records)
     unseen = InactiveNodes(index)
     evidence: Iterable[tuple[bytes | None, Mapping[str, Any] | None]] = ()
-    if unseen.may_find(since_ms):
+    if unseen.has_older_links(since_ms):
         tell("looking for who was seen")
         unseen.find(warehouse.seen(office.warehouse, since_ms), since_ms)
         evidence = topics.everything(office.settings, LINKS)
     tell("looking for how they were linked")
-    links = unseen.take_links(evidence)
+    links = unseen.collect_links(evidence)
     slots = sum(map(len, unseen.slots()))
     return unseen, ExpiryResult(slots, links, slots, 0)
 

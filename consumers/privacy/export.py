@@ -24,8 +24,8 @@ def export(office: PrivacyContext, members: Members, until: int, traces: PersonT
     for name, topic in (("merges", MERGES), ("links", LINKS), ("consent_states", STATE), ("requests", REQUESTS)):
         counts[topic] = _array(write, name, (json.dumps(record.record) for record in traces.records[topic]))
     write(', "tables": {')
-    for n, table in enumerate([*rows.conditions(office.warehouse.database, person), AUDIT]):
-        documents = (line.decode() for line in rows.lines(office.warehouse, table, person))
+    for n, table in enumerate([*rows.row_conditions(office.warehouse.database, person), AUDIT]):
+        documents = (line.decode() for line in rows.export_rows(office.warehouse, table, person))
         counts[f"clickhouse.{table}"] = _array(write, table, documents, "" if n == 0 else ", ")
     write("}}\n")
     return counts

@@ -39,7 +39,7 @@ def read(settings: Settings, topics: Iterable[str], since: int = 0) -> Iterator[
                     yield message
                     deadline = time.monotonic() + patience
                 elif error.code() != ck.KafkaError._PARTITION_EOF:
-                    _unless_passing(error)
+                    _raise_unless_transient(error)
                     continue
                 # The offset of an end-of-partition event is the last stable offset, behind markers and aborted records.
                 if message.offset() + (error is None) >= ends.get(place, 0):
@@ -68,7 +68,7 @@ def _reach(settings: Settings, topics: Iterable[str], since: int) -> tuple[dict[
         consumer.close()
 
 
-def _unless_passing(error: ck.KafkaError) -> None:
+def _raise_unless_transient(error: ck.KafkaError) -> None:
     if not (error.retriable() or error.code() in (ck.KafkaError._TRANSPORT, ck.KafkaError._ALL_BROKERS_DOWN)):
         raise ck.KafkaException(error)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumers.warehouse.commands.connection import PATIENCE_S, AsJson, patient_store
+from consumers.warehouse.commands.connection import PATIENCE_S, AsJson, open_warehouse
 from consumers.warehouse.commands.dedupe import dedupe_command
 from consumers.warehouse.commands.replay import replay_command
 from consumers.warehouse.commands.status import status_command
@@ -54,9 +54,9 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     import confluent_kafka as ck
 
     from consumers.warehouse.history.projecting import ProjectionThread
-    from consumers.warehouse.loader.loop import STAGE, TopicMadeAnew, Warehouse
+    from consumers.warehouse.loader.loop import STAGE, TopicReplaced, Warehouse
     from consumers.warehouse.loader.rows import RowLoader
-    from consumers.warehouse.privacy import Eraser, count_part
+    from consumers.warehouse.privacy import Eraser, count_late_rows
     from consumers.warehouse.store import SEARCH_S, Store
     from consumers.warehouse.verification.schedule import VerificationThread
     from infra.settings import load_settings
@@ -76,19 +76,21 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     registry = Registry(settings.contracts)
     store = Store(settings)
     beside = Store(settings, SEARCH_S)
-    clerk = PrivacyRequestConsumer(settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part)
+    clerk = PrivacyRequestConsumer(
+        settings, STAGE, lambda request: count_late_rows(beside, request), Eraser(settings, beside).part
+    )
     patient = Store(settings, PATIENCE_S)
     projecting = ProjectionThread(settings, patient, metrics)
     proof = Store(settings, VERIFY_PATIENCE_S)
     verifying = VerificationThread(settings, proof, registry, metrics)
     try:
-        if not _apply_patiently(store, registry, metrics, lambda: bool(stopping)):
+        if not _migrate_when_available(store, registry, metrics, lambda: bool(stopping)):
             return
         clerk.start()
         projecting.start()
         verifying.start()
         Warehouse(settings, RowLoader(store, registry, metrics), registry, metrics).run(lambda: bool(stopping))
-    except TopicMadeAnew as error:
+    except TopicReplaced as error:
         get_logger().warning("ends", error=str(error))
         sys.exit(EXIT_FENCED)
     except ck.KafkaException as error:
@@ -102,7 +104,7 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
             opened.close()
 
 
-def _apply_patiently(store: "Store", registry: "Registry", metrics: "Metrics", stopping: Callable[[], bool]) -> bool:
+def _migrate_when_available(store: "Store", registry: "Registry", metrics: "Metrics", stopping: Callable[[], bool]) -> bool:
     """Tables and views as they should be, once ClickHouse answers; False where told to stop before.
 
     In a thread that ends with the process: a ClickHouse that hangs must not keep a signal from being obeyed.
@@ -161,7 +163,7 @@ def overrides_command(as_json: AsJson = False) -> None:
     """Map history to today's identity now; the loader does it each minute. Safe at any time."""
     from consumers.warehouse.history.overrides import project, stamped
 
-    with patient_store() as store:
+    with open_warehouse() as store:
         result = project(store, time.time_ns() // 1_000_000)
         ids = stamped(store)
     if as_json:
@@ -183,7 +185,7 @@ def squash_command(
     from infra.settings import load_settings
 
     days = load_settings().squash_after_days if older_than is None else older_than
-    with patient_store() as store:
+    with open_warehouse() as store:
         result = squash(store, time.time_ns() // 1_000_000, days, lambda: False)
     if as_json:
         typer.echo(json.dumps({"rows": result.rows, **asdict(result)}))

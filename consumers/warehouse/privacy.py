@@ -7,7 +7,7 @@ too, and is counted here, so that the audit can say how much that was.
 from collections.abc import Mapping
 from typing import Any
 
-from consumers.warehouse.erasing import erase, erased_person
+from consumers.warehouse.erasing import erase_rows, erased_person
 from consumers.warehouse.loader.loop import GROUP
 from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
@@ -16,10 +16,10 @@ from infra.settings import Settings
 from streams.consent.policy import BITS
 from streams.runtime.privacy.group_progress import GroupProgress
 
-MOST_PASSAGES = 1_000
+MAX_ERASURES = 1_000
 
 
-def count_part(store: Store, request: Mapping[str, Any]) -> str:
+def count_late_rows(store: Store, request: Mapping[str, Any]) -> str:
     """How many rows of these ids were collected after the withdrawal under a purpose that was withdrawn. Retryable."""
     mask = sum(BITS.get(purpose, 0) for purpose in request["purposes"])
     query = (
@@ -41,17 +41,17 @@ class Eraser:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._passages: dict[str, GroupProgress] = {}
+        self._progress: dict[str, GroupProgress] = {}
 
     def part(self, erasure: Mapping[str, Any]) -> str:
         """Rows removed by table. Retryable until they are."""
         name = erasure["request_id"]
-        if name not in self._passages:
-            if len(self._passages) >= MOST_PASSAGES:
-                self._passages.pop(next(iter(self._passages)))
-            self._passages[name] = GroupProgress(self._settings, GROUP, TABLES)
-        if missing := self._passages[name].left():
+        if name not in self._progress:
+            if len(self._progress) >= MAX_ERASURES:
+                self._progress.pop(next(iter(self._progress)))
+            self._progress[name] = GroupProgress(self._settings, GROUP, TABLES)
+        if missing := self._progress[name].left():
             raise Retryable(f"{missing} records that were there before the erasure are not loaded yet")
-        removed = erase(self._store, name, erased_person(erasure))
-        del self._passages[name]
+        removed = erase_rows(self._store, name, erased_person(erasure))
+        del self._progress[name]
         return "rows removed: " + ", ".join(f"{table} {n}" for table, n in removed.items())

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from consumers.privacy.carry_over import carried_over
+from consumers.privacy.carry_over import translate_states
 from infra.clients.kafka import settings_with_kafka
 from infra.errors import ConfigError, Retryable, no_house
 from streams.consent.ledger.ledger_writes import SIGNALS
@@ -43,7 +43,7 @@ def carry_over_command(as_json: Annotated[bool, typer.Option("--json", help="Pri
             TemporaryDirectory() as folder,
         ):
             task = bar.add_task("", total=None)
-            states = carried_over(settings, Path(folder), int(time.time() * 1000), lambda n: bar.advance(task, n))
+            states = translate_states(settings, Path(folder), int(time.time() * 1000), lambda n: bar.advance(task, n))
             while some := [WriterRecord(SIGNALS, key, value) for key, value in islice(states, AT_ONCE)]:
                 pen.write(some)
                 written += len(some)

@@ -21,7 +21,7 @@ Topic = Annotated[str | None, typer.Option(help="Only this topic.")]
 
 
 @contextmanager
-def patient_store() -> "Iterator[Store]":
+def open_warehouse() -> "Iterator[Store]":
     """A connection for one long job by hand, over tables as they should be. ConfigError where ClickHouse is away."""
     from consumers.warehouse.schema.migrating import migrate
     from consumers.warehouse.store import Store
@@ -40,7 +40,7 @@ def patient_store() -> "Iterator[Store]":
 
 
 @contextmanager
-def verifier_over(store: "Store", pace: "SliceDone | None" = None) -> "Iterator[Verifier]":
+def open_verifier(store: "Store", pace: "SliceDone | None" = None) -> "Iterator[Verifier]":
     """A verifier over a store, with the settings of the command."""
     from consumers.warehouse.verification.verifier import Verifier
     from infra.settings import load_settings

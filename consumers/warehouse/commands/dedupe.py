@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumers.warehouse.commands.connection import AsJson, RecordProgress, Topic, patient_store, verifier_over
+from consumers.warehouse.commands.connection import AsJson, RecordProgress, Topic, open_verifier, open_warehouse
 
 if TYPE_CHECKING:
     from consumers.warehouse.verification.dedupe import DedupeResult
@@ -33,9 +33,9 @@ def dedupe_command(
         raise ConfigError(f"--topic {topic}: no table is loaded from it; one of {', '.join(TABLES)}")
     settings = load_settings()
     with (
-        patient_store() as store,
+        open_warehouse() as store,
         RecordProgress("looking for doubled rows") as progress,
-        verifier_over(store, SliceDone(lambda _seconds, records: progress.advance(0, records))) as verifier,
+        open_verifier(store, SliceDone(lambda _seconds, records: progress.advance(0, records))) as verifier,
     ):
         verifier.positions()  # says so at once where Kafka is away
         with repair_lock(settings) as lock:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from consumers.warehouse.commands.connection import AsJson, RecordProgress, Topic, patient_store, verifier_over
+from consumers.warehouse.commands.connection import AsJson, RecordProgress, Topic, open_verifier, open_warehouse
 
 
 def replay_command(
@@ -35,7 +35,7 @@ def replay_command(
     now_ms = time.time_ns() // 1_000_000
     reach = ReplayScope(parse_bound(begin, now_ms), None if end is None else parse_bound(end, now_ms), topic, partition)
     settings = load_settings()
-    with patient_store() as store, verifier_over(store) as verifier:
+    with open_warehouse() as store, open_verifier(store) as verifier:
         covered = ranges(verifier, reach)
         offsets = sum(offset_range.end - offset_range.first for _, offset_range in covered)
         with repair_lock(settings) as lock, RecordProgress("replaying", offsets) as progress:

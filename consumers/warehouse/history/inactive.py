@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from consumers.warehouse.erasing import quoted, remove
+from consumers.warehouse.erasing import quote_ids, remove_rows
 from consumers.warehouse.history.flatten import WORK, workbench
 from consumers.warehouse.history.overrides import next_version
 from consumers.warehouse.schema import ddl
@@ -41,7 +41,7 @@ def seen(store: Store, since_ms: int) -> Iterator[list[str]]:
             "seen since then cannot be told: choose fewer --days, or restore its events first"
         )
     some: list[str] = []
-    for line in store.lines(SEEN.format(database=database, since_ms=since_ms)):
+    for line in store.stream_json(SEEN.format(database=database, since_ms=since_ms)):
         some.append(json.loads(line)["id"])
         if len(some) == CHUNK:
             yield some
@@ -55,8 +55,8 @@ def forget(store: Store, request_id: str, nodes: Sequence[str], before_ms: int) 
         table = bench.name("forgotten")
         bench.say(WORK, table=table, columns="node String")
         for start in range(0, len(nodes), CHUNK):
-            rows = ", ".join(f"({quoted_node})" for quoted_node in quoted(nodes[start : start + CHUNK]))
+            rows = ", ".join(f"({quoted_node})" for quoted_node in quote_ids(nodes[start : start + CHUNK]))
             store.long_command(f"INSERT INTO {table} VALUES {rows}")  # noqa: S608 - checked ids
         before = f"fromUnixTimestamp64Milli(toInt64({before_ms}))"
         condition = f"node IN (SELECT node FROM {table}) AND evidence_ts < {before}"  # noqa: S608 - a name of our own
-        return remove(store, request_id, {"identity_merges": condition})["identity_merges"]
+        return remove_rows(store, request_id, {"identity_merges": condition})["identity_merges"]

@@ -83,7 +83,7 @@ def project(store: Store, now_ms: int, bucket_nodes: int = BUCKET_NODES) -> Proj
     return _project(store, now_ms, look(store), bucket_nodes)
 
 
-def project_news(store: Store, now_ms: int) -> ProjectionResult | None:
+def project_if_changed(store: Store, now_ms: int) -> ProjectionResult | None:
     """The same, unless no row has come since; then None."""
     sight = look(store)
     processed = _seen(store, sight.events)

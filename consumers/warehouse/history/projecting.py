@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from consumers.warehouse.history.overrides import last_run, project_news
+from consumers.warehouse.history.overrides import last_run, project_if_changed
 from consumers.warehouse.history.squash import DAY_MS, last_squash, squash
 from consumers.warehouse.store import Store
 from infra.settings import Settings
@@ -55,7 +55,7 @@ class ProjectionThread:
         """What is due now. Retryable and Halted as the store raises them."""
         if now_ms - last_run(self._store) < LATE * self._settings.overrides_interval_s * 1000:
             return
-        result = project_news(self._store, now_ms)
+        result = project_if_changed(self._store, now_ms)
         outcome = "idle" if result is None else "changed" if result.changed or result.removed else "unchanged"
         self._metrics.count("headwater_overrides_runs_total", outcome=outcome)
         if result is not None:

@@ -46,7 +46,7 @@ LETTER_BYTES = 4 * 1024 * 1024
 SERVICES = ("clickhouse", "contracts", "")
 
 
-class TopicMadeAnew(Exception):
+class TopicReplaced(Exception):
     """A topic was deleted and created again while it was read: its offsets mean other records. Starting again sorts it out."""
 
 
@@ -80,7 +80,7 @@ class Warehouse:
     def run(self, stopping: Callable[[], bool]) -> None:
         """Load until told to stop, then finish what was read, as far as ClickHouse takes it within `STOP_S`.
 
-        TopicMadeAnew where a topic is no longer the one that was read.
+        TopicReplaced where a topic is no longer the one that was read.
         """
         self._metrics.set("headwater_assigned_partitions", 0, stage=STAGE)
         self._consumer.subscribe(list(TABLES), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
@@ -110,9 +110,9 @@ class Warehouse:
     def _assigned(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         self._rebalances += 1
         self._buffers.clear()
-        self._keep_ids(_patiently(lambda: describe_ids(self._admin, {partition.topic for partition in partitions})))
+        self._keep_ids(_retry(lambda: describe_ids(self._admin, {partition.topic for partition in partitions})))
         self._ids_at = time.monotonic()
-        for position in _patiently(lambda: _committed(consumer, partitions)):
+        for position in _retry(lambda: _committed(consumer, partitions)):
             if position.topic in self._topic_ids:
                 buffer = self._buffer(position)
                 self._buffers[position.topic, position.partition] = buffer
@@ -147,7 +147,7 @@ class Warehouse:
             self._same_topics(self._topic_ids)
 
     def _same_topics(self, topics: Collection[str]) -> bool:
-        """Whether these topics are those that were assigned, as far as Kafka answers. TopicMadeAnew where one is not."""
+        """Whether these topics are those that were assigned, as far as Kafka answers. TopicReplaced where one is not."""
         try:
             ids = describe_ids(self._admin, topics, ANSWER_S)
         except Retryable as error:
@@ -157,13 +157,13 @@ class Warehouse:
         return True
 
     def _keep_ids(self, ids: dict[str, str]) -> None:
-        """Remember the ids of topics for as long as the process runs. TopicMadeAnew where one is not what it was.
+        """Remember the ids of topics for as long as the process runs. TopicReplaced where one is not what it was.
 
         Also on an assignment: the client remembers the former topic too, and would wait for its records for ever.
         """
         anew = sorted(topic for topic, topic_id in ids.items() if self._topic_ids.get(topic, topic_id) != topic_id)
         if anew:
-            raise TopicMadeAnew(f"made anew while it was read: {', '.join(anew)}")
+            raise TopicReplaced(f"made anew while it was read: {', '.join(anew)}")
         self._topic_ids |= ids
 
     def _read(self) -> None:
@@ -175,14 +175,14 @@ class Warehouse:
         if rebalances == self._rebalances:  # otherwise `first` is read again, with what follows the committed offset
             messages.insert(0, first)
         # A run of records of one partition at a time: a fifth of the loader's time against one by one.
-        for (topic, partition, failed), run in groupby(messages, _run_key):
+        for (topic, partition, failed), run in groupby(messages, _group_key):
             buffer = self._buffers.get((topic, partition))
             if failed:
-                self._take_errors(buffer, run)
+                self._handle_errors(buffer, run)
             elif buffer is not None:
-                _take_records(buffer, list(run), now)
+                _buffer_records(buffer, list(run), now)
 
-    def _take_errors(self, buffer: PartitionBuffer | None, messages: Iterable[ck.Message]) -> None:
+    def _handle_errors(self, buffer: PartitionBuffer | None, messages: Iterable[ck.Message]) -> None:
         for message in messages:
             error = message.error()
             if error is not None and error.code() != ck.KafkaError._PARTITION_EOF:
@@ -234,7 +234,7 @@ class Warehouse:
         flying = {insertion.batch.source for insertion in self._inserter.in_flight}
         idle = (buffer for buffer in self._buffers.values() if buffer.source not in flying and now >= buffer.retry_at)
         due = sorted((buffer for buffer in idle if is_due(buffer, now, crowded)), key=lambda b: max(b.since, b.retry_at))
-        due = self._leave_room(due)[:free]
+        due = self._limit_retries(due)[:free]
         work = [(buffer, buffer.batch()) for buffer in due if buffer.intent is None or buffer.end > buffer.intent.last]
         # Asked after the records came: they are of the topic that their rows will name, or this finds out that they are not.
         if not work or not self._same_topics({buffer.source.topic for buffer, _ in work}):
@@ -244,7 +244,7 @@ class Warehouse:
             buffer.in_flight = batch
             self._inserter.submit(buffer, batch)
 
-    def _leave_room(self, due: list[PartitionBuffer]) -> list[PartitionBuffer]:
+    def _limit_retries(self, due: list[PartitionBuffer]) -> list[PartitionBuffer]:
         """At most one insert at a time that failed before: a table that hangs must not hold every thread."""
         waits = any(insertion.buffer.waiting for insertion in self._inserter.in_flight)
         chosen = []
@@ -268,7 +268,7 @@ class Warehouse:
             if insertion.error is not None:
                 raise insertion.error
             if insertion.bad:
-                self._bury(batch, insertion.bad)
+                self._dead_letter(batch, insertion.bad)
             else:
                 ends.append(_end(batch.source, batch.next))
             buffer.done(batch, time.monotonic())
@@ -313,7 +313,7 @@ class Warehouse:
 
     # -- what has no row
 
-    def _bury(self, batch: InsertBatch, bad: list[RejectedRecord]) -> None:
+    def _dead_letter(self, batch: InsertBatch, bad: list[RejectedRecord]) -> None:
         """Dead letters and the offset in one transaction, so that a letter is written once too."""
         if self._producer is None:
             name = f"{GROUP}-{self._settings.slot}"
@@ -332,11 +332,11 @@ class Warehouse:
         self._producer.commit_transaction(KAFKA_S)
 
 
-def _run_key(message: ck.Message) -> Any:
+def _group_key(message: ck.Message) -> Any:
     return message.topic(), message.partition(), message.error() is not None
 
 
-def _take_records(buffer: PartitionBuffer, messages: list[ck.Message], now: float) -> None:
+def _buffer_records(buffer: PartitionBuffer, messages: list[ck.Message], now: float) -> None:
     end = messages[-1].offset() + 1
     if TOPICS[buffer.source.topic].retention_days is None:  # a compacted topic's tombstones have no row
         messages = [message for message in messages if message.value() is not None]
@@ -365,7 +365,7 @@ def _committed(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> li
     return positions
 
 
-def _patiently(ask: Callable[[], T]) -> T:
+def _retry(ask: Callable[[], T]) -> T:
     """An answer of Kafka's; patient, because a coordinator may just be moving."""
     deadline = time.monotonic() + KAFKA_S
     while True:

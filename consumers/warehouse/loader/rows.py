@@ -18,7 +18,7 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, decode, schema_id
 from schemas.registry import Contract, Registry, UnknownContract
 
-FILLS = 5
+MAX_FILLS = 5
 DAY_S = 86_400
 
 
@@ -44,7 +44,7 @@ class RowLoader:
     def highest(self, source: TopicPartition) -> int:
         """The highest offset of a partition that has a row; -1 for none."""
         table = TABLES[source.topic]
-        self._fit(table, self._registry.latest(source.topic), source)
+        self._ensure_columns(table, self._registry.latest(source.topic), source)
         return self._store.highest(table, source)
 
     def load(self, batch: InsertBatch) -> list[RejectedRecord]:
@@ -71,7 +71,7 @@ class RowLoader:
         """Insert what is missing of a batch that somebody may have inserted before, and look again until all of it is there."""
         bad: list[RejectedRecord] = []
         for contract, rows in self._by_contract(batch, bad).items():
-            bad += self._complete(batch, contract, rows)
+            bad += self._insert_missing(batch, contract, rows)
         return bad
 
     def _by_contract(self, batch: InsertBatch, bad: list[RejectedRecord]) -> dict[Contract, list[int]]:
@@ -97,14 +97,14 @@ class RowLoader:
                 bad += [RejectedRecord(at, "WRONG_CONTRACT", f"a record of {contract.topic}") for at in rows]
         return contracts
 
-    def _complete(self, batch: InsertBatch, contract: Contract, rows: list[int]) -> list[RejectedRecord]:
+    def _insert_missing(self, batch: InsertBatch, contract: Contract, rows: list[int]) -> list[RejectedRecord]:
         name = token(batch.source, batch.intent, contract.id)
         table = TABLES[batch.source.topic]
-        self._fit(table, contract, batch.source)
+        self._ensure_columns(table, contract, batch.source)
         bad: list[RejectedRecord] = []
         inserted = 0
-        for attempt in range(FILLS):
-            self._store.refuse_running(name)
+        for attempt in range(MAX_FILLS):
+            self._store.refuse_running_insert(name)
             reach = (table, batch.source, batch.offsets[rows[0]], batch.offsets[rows[-1]])
             # What was erased is not missing: it must not come back.
             present = self._store.present(*reach) | self._store.erased(*reach)
@@ -124,7 +124,7 @@ class RowLoader:
         if all(self._expired(batch.values[at], table) for at in missing):
             get_logger().warning("rows too old to be kept", table=table.name, rows=len(missing))
             return bad
-        raise TableTrouble(f"rows of {batch.source} are not in {table.name} after {FILLS} inserts without an error")
+        raise TableTrouble(f"rows of {batch.source} are not in {table.name} after {MAX_FILLS} inserts without an error")
 
     def _expired(self, value: bytes, table: Table) -> bool:
         """Whether the table's TTL takes a row as soon as it is there."""
@@ -136,9 +136,9 @@ class RowLoader:
             self._send(batch, contract, rows, name)
             return []
         except RowsRejected as error:
-            bad = self._unreadable(batch, rows)
+            bad = self._undecodable(batch, rows)
             if not bad:
-                self._blame_table(batch, contract, rows, error)
+                self._refuse_if_table_rejects(batch, contract, rows, error)
                 if len(rows) == 1:
                     return [RejectedRecord(rows[0], "REJECTED", str(error))]
         refused = {rejected.at for rejected in bad}
@@ -152,11 +152,11 @@ class RowLoader:
             *self._insert(batch, contract, rows[half:], f"{name}:{batch.offsets[rows[half]]}"),
         ]
 
-    def _blame_table(self, batch: InsertBatch, contract: Contract, rows: list[int], error: RowsRejected) -> None:
+    def _refuse_if_table_rejects(self, batch: InsertBatch, contract: Contract, rows: list[int], error: RowsRejected) -> None:
         """TableTrouble where the engine can read rows that the table rejected: what was altered there is at fault, not they."""
         table = TABLES[batch.source.topic]
-        self._store.forget_fit(table)
-        self._store.fit(table, contract, batch.source.topic_id)
+        self._store.forget_columns(table)
+        self._store.ensure_columns(table, contract, batch.source.topic_id)
         container = self._container(contract)
         try:
             self._store.try_read(contract, container.columns, self._pack(batch, contract, rows))
@@ -171,7 +171,7 @@ class RowLoader:
             "look at its MATERIALIZED and DEFAULT columns, indices and projections"
         )
 
-    def _unreadable(self, batch: InsertBatch, rows: list[int]) -> list[RejectedRecord]:
+    def _undecodable(self, batch: InsertBatch, rows: list[int]) -> list[RejectedRecord]:
         bad = []
         for at in rows:
             try:
@@ -180,8 +180,8 @@ class RowLoader:
                 bad.append(RejectedRecord(at, "UNDECODABLE", str(error)))
         return bad
 
-    def _fit(self, table: Table, contract: Contract, source: TopicPartition) -> None:
-        if self._store.fit(table, contract, source.topic_id):
+    def _ensure_columns(self, table: Table, contract: Contract, source: TopicPartition) -> None:
+        if self._store.ensure_columns(table, contract, source.topic_id):
             self._views_outdated = True
         if self._views_outdated:
             self._views_outdated = False
@@ -208,13 +208,13 @@ class RowLoader:
 
     def _send(self, batch: InsertBatch, contract: Contract, rows: list[int], name: str) -> None:
         table = TABLES[batch.source.topic]
-        self._fit(table, contract, batch.source)
+        self._ensure_columns(table, contract, batch.source)
         data = self._pack(batch, contract, rows)
         begun = time.monotonic()
         try:
             self._store.insert(table, self._container(contract).columns, data, name)
         except TableTrouble:
-            self._store.forget_fit(table)
+            self._store.forget_columns(table)
             raise
         self._metrics.observe("headwater_insert_seconds", time.monotonic() - begun, table=table.name)
 

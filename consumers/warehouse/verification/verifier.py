@@ -137,7 +137,7 @@ class Verifier:
         """Wait until the dead letters that were written are rows, and rewritings of the topic's table are done."""
         deadline = time.monotonic() + LETTERS_S
         written = {position.source: self.records.high(position.source) for position in self.records.committed((DEAD_LETTERS,))}
-        while self._settle_letters and not self._letters_loaded(written):
+        while self._settle_letters and not self._dead_letters_loaded(written):
             if time.monotonic() > deadline:
                 self._settle_letters = False  # no loader runs: wait once, not for each slice
             time.sleep(POLL_S)
@@ -149,5 +149,5 @@ class Verifier:
         while self._store.rows(running)[0][0] and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
-    def _letters_loaded(self, written: Mapping[TopicPartition, int]) -> bool:
+    def _dead_letters_loaded(self, written: Mapping[TopicPartition, int]) -> bool:
         return all(position.offset >= written.get(position.source, 0) for position in self.records.committed((DEAD_LETTERS,)))

@@ -146,7 +146,7 @@ def answering(office: PrivacyContext, node: str) -> Callable[[str], None]:
         erasure = open_erasure(office, [node])
         assert erasure
         contract, kafka = office.registry.latest(ACKS), producer(office.settings)
-        rows.erase(office.warehouse, erasure["request_id"], rows.erased_person(erasure))
+        rows.erase_rows(office.warehouse, erasure["request_id"], rows.erased_person(erasure))
         for room in ROOMS:
             kafka.produce(ACKS, encode(contract, ack_record(erasure["request_id"], room, "done", time.time())), b"r")
         assert kafka.flush(30) == 0

@@ -249,7 +249,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
         (RedisGraphStore, "expire"),
         (RedisGraphStore, "uncount"),
         (unseen, "forget"),
-        (unseen, "remove"),
+        (unseen, "remove_rows"),
     ):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
     with plant.loading():

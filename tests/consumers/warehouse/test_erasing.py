@@ -6,7 +6,15 @@ from typing import Any
 import confluent_kafka as ck
 import pytest
 
-from consumers.warehouse.erasing import IDENTIFIERS, ErasedPerson, conditions, counts, derived, erase, lines
+from consumers.warehouse.erasing import (
+    IDENTIFIERS,
+    ErasedPerson,
+    count_rows,
+    derived_conditions,
+    erase_rows,
+    export_rows,
+    row_conditions,
+)
 from consumers.warehouse.loader.loop import GROUP
 from consumers.warehouse.schema.migrating import migrate
 from consumers.warehouse.schema.tables import TABLES
@@ -74,17 +82,17 @@ def test_her_rows_go_and_no_replay_brings_them_back(plant: Plant) -> None:
     for profile in (COOKIE, BOB):
         plant.store.command(f"INSERT INTO headwater.identity_stamped VALUES ('{profile}', {NOW_MS})")
         plant.store.command(f"INSERT INTO headwater.identity_overrides VALUES ('1{profile[1:]}', '{profile}', {NOW_MS})")
-    before = counts(plant.store, WHO)
+    before = count_rows(plant.store, WHO)
     # What the loader's own projector had made of the events by then is hers too.
-    assert all(before.pop(table) >= 1 for table in derived(WHO))
+    assert all(before.pop(table) >= 1 for table in derived_conditions(WHO))
     assert before == {
         "events": 4, "bandit_decisions": 1, "bandit_outcomes": 1, "consent_revocations": 1, "privacy_requests": 1,
         "identity_merges": 1, "identity_conflicts": 1, IDENTIFIERS: 1,
     }  # fmt: skip
-    exported = [json.loads(line) for line in lines(plant.store, "events", WHO)]
+    exported = [json.loads(line) for line in export_rows(plant.store, "events", WHO)]
     assert {row["event_id"] for row in exported} == set(EVENTS) - STAY
-    assert erase(plant.store, REQUEST, WHO) == before
-    again = erase(plant.store, REQUEST, WHO)
+    assert erase_rows(plant.store, REQUEST, WHO) == before
+    again = erase_rows(plant.store, REQUEST, WHO)
     assert again == {**before, IDENTIFIERS: 0}, "a second run says the same and does nothing"
     assert_erased(plant)
     consumer = reader(plant.settings, GROUP)
@@ -99,7 +107,7 @@ def test_her_rows_go_and_no_replay_brings_them_back(plant: Plant) -> None:
 def assert_erased(plant: Plant) -> None:
     """Nothing of hers is left, all of the others' is, and the warehouse is what Kafka has without it."""
     store = plant.store
-    assert set(counts(store, WHO).values()) == {0}
+    assert set(count_rows(store, WHO).values()) == {0}
     assert ids(store, "events", "event_id") == STAY
     assert store.rows("SELECT identifiers FROM headwater.events WHERE event_id = 'bob-beside-her'") == [([BOB],)]
     for table in ("bandit_decisions", "bandit_outcomes"):
@@ -125,15 +133,15 @@ def test_a_crash_between_taking_down_and_removing_is_completed(plant: Plant) -> 
         "INSERT INTO headwater.erased_rows (table_name, _topic_id, _partition, _offset, request_id) "
         f"SELECT 'events', _topic_id, _partition, _offset, '{other}' FROM headwater.events WHERE node = '{zoe.nodes[0]}'"
     )
-    assert erase(plant.store, other, zoe)["events"] == 3
-    assert counts(plant.store, zoe)["events"] == 0
+    assert erase_rows(plant.store, other, zoe)["events"] == 3
+    assert count_rows(plant.store, zoe)["events"] == 0
     assert all(result.exact for result in verify(plant.settings))
 
 
 def test_no_id_that_is_none_gets_into_a_statement() -> None:
     """What is no node is refused before anything is asked."""
     with pytest.raises(ValueError, match="id"):
-        conditions("headwater", WHO._replace(nodes=["x') OR (1=1"]))
+        row_conditions("headwater", WHO._replace(nodes=["x') OR (1=1"]))
 
 
 def _commit(consumer: ck.Consumer, offsets: list[ck.TopicPartition]) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from consumers.warehouse.app import app
-from consumers.warehouse.history.overrides import OVERLAP_MS, project, project_news
+from consumers.warehouse.history.overrides import OVERLAP_MS, project, project_if_changed
 from consumers.warehouse.store import Store
 from infra.errors import Retryable
 from tests.consumers.warehouse.merge_history import NOW_MS, History, Slot, node, reference
@@ -185,7 +185,7 @@ def test_a_server_that_was_killed_has_the_overrides_again(history: History) -> N
     history.kill()
     assert history.now() == {(node(2, 1), node(1, 1)): 1}
     history.stamp(node(2, 2))
-    result = project_news(history.store, NOW_MS + 3 * OVERLAP_MS)
+    result = project_if_changed(history.store, NOW_MS + 3 * OVERLAP_MS)
     assert result is not None
     assert (result.overrides, result.changed) == (2, 1)
 
@@ -194,16 +194,16 @@ def test_without_new_rows_there_is_nothing_to_do_and_old_parts_are_not_read_agai
     """Once a second run has looked a minute later; a new row, or a new slot, is news."""
     history.merge(Slot(node(2, 1), node(1, 1)), Slot(node(2, 2), node(1, 2)))
     history.stamp(node(2, 1))
-    assert project_news(history.store, NOW_MS) is not None
-    assert project_news(history.store, NOW_MS + OVERLAP_MS) is not None
-    assert project_news(history.store, NOW_MS + 2 * OVERLAP_MS) is None
+    assert project_if_changed(history.store, NOW_MS) is not None
+    assert project_if_changed(history.store, NOW_MS + OVERLAP_MS) is not None
+    assert project_if_changed(history.store, NOW_MS + 2 * OVERLAP_MS) is None
     history.store.command("TRUNCATE TABLE headwater.identity_stamped")
     history.stamp(node(2, 2))
-    result = project_news(history.store, NOW_MS + 3 * OVERLAP_MS)
+    result = project_if_changed(history.store, NOW_MS + 3 * OVERLAP_MS)
     assert result is not None
     assert history.overrides() == {node(2, 2): node(1, 2)}, "the first event's part was not read again"
     history.merge(Slot(node(1, 2), node(0, 2)))
-    result = project_news(history.store, NOW_MS + 4 * OVERLAP_MS)
+    result = project_if_changed(history.store, NOW_MS + 4 * OVERLAP_MS)
     assert result is not None
     assert history.overrides() == {node(2, 2): node(0, 2)}
 

@@ -11,7 +11,7 @@ import confluent_kafka as ck
 import pytest
 
 from consumers.warehouse.history.squash import squash
-from consumers.warehouse.loader.loop import GROUP, TopicMadeAnew, Warehouse
+from consumers.warehouse.loader.loop import GROUP, TopicReplaced, Warehouse
 from consumers.warehouse.loader.rows import RowLoader
 from consumers.warehouse.verifying import verify
 from infra.clients.kafka import producer, reader
@@ -142,7 +142,7 @@ def test_a_topic_of_another_id_ends_the_loader_when_it_is_assigned(plant: Plant)
     warehouse = Warehouse(plant.settings, RowLoader(plant.store, plant.registry, Metrics()), plant.registry, Metrics())
     warehouse._topic_ids = {"events.resolved": "the id of the topic before"}
     deadline = time.monotonic() + 60
-    with pytest.raises(TopicMadeAnew, match=r"events\.resolved"):
+    with pytest.raises(TopicReplaced, match=r"events\.resolved"):
         warehouse.run(lambda: time.monotonic() > deadline)
 
 

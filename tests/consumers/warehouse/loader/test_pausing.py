@@ -82,6 +82,6 @@ def test_one_insert_at_a_time_is_tried_again(warehouse: Warehouse) -> None:
     for waiting in stuck:
         waiting.failed(waiting.batch(), "ClickHouse: it takes too long", 0.0)
     healthy = buffer(warehouse, "stream.counts", 0, 100)
-    assert warehouse._leave_room([*stuck, healthy]) == [stuck[0], healthy]
+    assert warehouse._limit_retries([*stuck, healthy]) == [stuck[0], healthy]
     warehouse._inserter.in_flight.append(Insertion(stuck[0], stuck[0].batch()))
-    assert warehouse._leave_room([*stuck[1:], healthy]) == [healthy]
+    assert warehouse._limit_retries([*stuck[1:], healthy]) == [healthy]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from consumers.gauge.row_checks import read_row_checks
 from consumers.warehouse.app import app
-from consumers.warehouse.erasing import remove
+from consumers.warehouse.erasing import remove_rows
 from consumers.warehouse.verification.contents import PREFIX
 from consumers.warehouse.verification.repair_lock import repair_lock
 from consumers.warehouse.verification.results import FAULTS
@@ -105,7 +105,7 @@ def test_a_hole_is_found_by_the_hourly_run_and_filled_by_replay(filled: Plant, r
         filled.wait_caught_up()
         newest = filled.count("max(_offset)", "events WHERE _partition = 0")
         filled.store.command(f"ALTER TABLE headwater.events DELETE WHERE _partition = 0 AND _offset > {newest - 7} {SYNC}")
-        remove(filled.store, "ab" * 16, {"events": f"_partition = 0 AND _offset = {newest - 20}"})
+        remove_rows(filled.store, "ab" * 16, {"events": f"_partition = 0 AND _offset = {newest - 20}"})
         metrics = Metrics()
         verifying = VerificationThread(settings(filled, verify_interval_s=1), filled.store, filled.registry, metrics)
         verifying.verify_due()
