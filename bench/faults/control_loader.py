@@ -14,9 +14,10 @@ import confluent_kafka as ck
 
 from consumers.warehouse.loader.batch import InsertBatch
 from consumers.warehouse.loader.intent import read_metadata, token
-from consumers.warehouse.loader.loop import STAGE, TopicReplaced, Warehouse
+from consumers.warehouse.loader.loop import STAGE, Warehouse
 from consumers.warehouse.loader.rows import RejectedRecord, RowLoader
-from consumers.warehouse.schema.migrating import apply
+from consumers.warehouse.loader.topic_check import TopicReplaced
+from consumers.warehouse.schema.migrating import apply_schema
 from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
 from infra.errors import EXIT_FENCED, Retryable
@@ -111,7 +112,7 @@ def main() -> None:
     metrics.serve(settings.metrics_port, settings.metrics_host)
     while not stopping:
         try:
-            apply(store, registry)
+            apply_schema(store, registry)
             break
         except Retryable as error:
             get_logger().warning("waiting", error=str(error))

@@ -90,8 +90,8 @@ class SideTopicState:
             DEAD: self._take_dead,
             COUNTS: self._take_count,
             SNAPSHOTS: self._take_snapshot,
-            REQUESTS: lambda value: self._requests.take(REQUESTS, decode(self._registry, value)[1]),
-            ACKS: lambda value: self._requests.take(ACKS, decode(self._registry, value)[1]),
+            REQUESTS: lambda value: self._requests.add(REQUESTS, decode(self._registry, value)[1]),
+            ACKS: lambda value: self._requests.add(ACKS, decode(self._registry, value)[1]),
             DEFERRED: self._take_deferred,
         }
         try:

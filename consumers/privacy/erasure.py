@@ -40,7 +40,7 @@ class ErasurePending(Retryable):
 
 def await_progress(passage: GroupProgress, group: str, deadline: float) -> None:
     """Until a group is through what lay there. Waiting after the deadline (monotonic seconds)."""
-    while remaining := passage.left():
+    while remaining := passage.remaining():
         if time.monotonic() > deadline:
             raise ErasurePending(f"{remaining} records wait for {group}; is it running? Then run this again")
         time.sleep(LOOK_S)

@@ -1,7 +1,7 @@
 """Erases a person's rows from every table that names a person.
 
-The positions of the rows are written to `erased_rows` first, without identifiers, and then the rows are deleted. A replay counts
-these positions as present and does not fill them in; after a crash in between, the next run deletes the remaining rows.
+The positions of the rows are written to `erased_rows` first, without identifiers, and then the rows are deleted. A replay
+counts these positions as present and does not fill them in; after a crash in between, the next run deletes the other rows.
 """
 
 import re

@@ -27,7 +27,7 @@ LONG = {"max_query_size": 16 * 1024 * 1024}
 
 
 class Store:
-    """One connection to the warehouse database. A request that takes longer than `patience_s` seconds fails with ServerTrouble."""
+    """One connection to the warehouse database. A request of more than `patience_s` seconds fails with ServerTrouble."""
 
     def __init__(self, settings: Settings, patience_s: float = INSERT_S) -> None:
         # Its log lines about a refused connection repeat what the exception says.
@@ -87,7 +87,8 @@ class Store:
         """The highest offset of a partition that has a row or had one that was erased; -1 for none. Retryable."""
         query = (
             f"SELECT max(_offset), count() FROM {self._name(table)} WHERE {source.condition} UNION ALL "  # noqa: S608 - ours
-            f"SELECT max(_offset), count() FROM {ddl.quoted(self.database)}.erased_rows WHERE {_erased_condition(table, source)}"
+            f"SELECT max(_offset), count() FROM {ddl.quoted(self.database)}.erased_rows "
+            f"WHERE {_erased_condition(table, source)}"
         )
         return max((int(highest) for highest, n in self.rows(query) if n), default=-1)
 
@@ -121,7 +122,7 @@ class Store:
         return bool(missing)
 
     def forget_columns(self, table: Table) -> None:
-        """Check the table's columns again before the next insert. To be called after a failed insert: the table may have changed."""
+        """Check the table's columns again before the next insert. For a failed insert: the table may have changed."""
         for key in list(self._checked):
             if key[0] == table.name:
                 self._checked.pop(key, None)

@@ -22,7 +22,7 @@ def read_requests(settings: Settings) -> RequestLog:
     """Everything that the two topics hold. Retryable where Kafka is away."""
     registry, log = Registry(settings.contracts), RequestLog()
     for message in read(settings, (REQUESTS, ACKS)):
-        log.take(message.topic(), decode(registry, message.value())[1])
+        log.add(message.topic(), decode(registry, message.value())[1])
     return log
 
 

@@ -1,4 +1,4 @@
-"""Avro contract -> ClickHouse DDL. Pure: what a table must look like, and what it still lacks."""
+"""ClickHouse DDL of Avro contracts: the table of a contract, and the columns that an existing table lacks. Pure."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -19,7 +19,7 @@ PLAIN = {
 }
 LOGICAL = {"timestamp-millis": "DateTime64(3, 'UTC')", "timestamp-micros": "DateTime64(6, 'UTC')", "date": "Date32"}
 
-# Where a row came from, and when it was sent here. The minmax index lets a presence check of a range skip nearly everything.
+# Where a row came from, and when it was loaded. The minmax index lets a presence check of a range skip most granules.
 PLACE = {
     "_topic_id": "LowCardinality(String)",
     "_partition": "Int32",
@@ -29,6 +29,7 @@ PLACE = {
 PLACE_TYPES = tuple(f"`{name}` {kind}" for name, kind in PLACE.items())
 PLACE_CODECS = {"_partition": " CODEC(Delta, ZSTD)", "_offset": " CODEC(Delta, ZSTD)", "_loaded_at": " CODEC(Delta, ZSTD)"}
 DEDUPLICATION_WINDOW = 100_000
+"""Inserts whose tokens a table remembers."""
 
 
 class TableColumn(NamedTuple):
@@ -40,7 +41,7 @@ class TableColumn(NamedTuple):
 
 
 def column_type(avro: Any) -> str:
-    """The ClickHouse type of an Avro type. ConfigError for one that ClickHouse's Avro reader could not fill."""
+    """The ClickHouse type of an Avro type. ConfigError for a type that ClickHouse's Avro reader cannot fill."""
     if isinstance(avro, str) and avro in PLAIN:
         return PLAIN[avro]
     if isinstance(avro, list):
@@ -90,7 +91,7 @@ def create_table(contract: Contract, table: Table, database: str = "headwater") 
         f"ENGINE = MergeTree\nPARTITION BY toYYYYMM({table.time})\nORDER BY ({table.order_by})\n"
         f"TTL toDateTime({table.time}) + INTERVAL {table.keep_days} DAY\n"
         f"SETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, fsync_after_insert = 1, "
-        # One file a part instead of two a column, until merges have made it large: that many fewer files to sync.
+        # Small parts have one file instead of two a column, so there are fewer files to sync.
         "min_bytes_for_wide_part = 67108864"
     )
 
@@ -100,7 +101,7 @@ def _place() -> list[str]:
 
 
 def missing_place_columns(existing: Collection[str], topic_id: str) -> list[str]:
-    """Definitions of the place columns that a table of an older version lacks; its rows were loaded from this topic."""
+    """Definitions of the place columns that a table of an older version lacks; its rows get `topic_id`. ValueError."""
     if not re.fullmatch(r"[^'\\]+", topic_id):
         raise ValueError(f"not a topic id: {topic_id!r}")
     defaults = {"_topic_id": f" DEFAULT '{topic_id}'"}
@@ -108,7 +109,7 @@ def missing_place_columns(existing: Collection[str], topic_id: str) -> list[str]
 
 
 def unfit_columns(contract: Contract, existing: Mapping[str, TableColumn]) -> list[str]:
-    """What is wrong with columns that cannot hold the values of the contract's fields, each with what to do."""
+    """Messages about columns that cannot hold the values of the contract's fields, each with the statement that repairs it."""
     wrong = []
     for field in contract.schema["fields"]:
         column, needed = existing.get(field["name"]), column_type(field["type"])
@@ -142,7 +143,7 @@ def _holds(kind: str, needed: str) -> bool:
 
 
 def _plain(kind: str) -> str:
-    """A type without LowCardinality, which changes how values are stored and not which."""
+    """A type without LowCardinality, which changes only how values are stored."""
     while "LowCardinality(" in kind:
         start = kind.index("LowCardinality(")
         depth, at = 1, start + len("LowCardinality(")
@@ -154,12 +155,12 @@ def _plain(kind: str) -> str:
 
 
 def missing_columns(contract: Contract, existing: Collection[str]) -> list[str]:
-    """Definitions of the contract's fields for which there is no column yet."""
+    """Definitions of the contract's fields that have no column yet."""
     return [definition for name, definition in columns(contract).items() if name not in existing]
 
 
 def add_columns(table: Table, definitions: Collection[str], database: str = "headwater") -> str:
-    """The statement that adds columns; without effect for those that somebody else has added meanwhile."""
+    """The statement that adds columns; columns that exist by then are skipped."""
     added = ", ".join(f"ADD COLUMN IF NOT EXISTS {definition}" for definition in definitions)
     return f"ALTER TABLE {quoted(database)}.{quoted(table.name)} {added}"
 

@@ -1,4 +1,4 @@
-"""Makes the database look as it should: tables from the contracts, then the numbered SQL files that were not applied yet."""
+"""Migrates the database: tables from the contracts, then the numbered SQL files that were not applied yet, then the views."""
 
 from pathlib import Path
 
@@ -14,24 +14,24 @@ FOLDER = Path(__file__).with_name("migrations")
 
 
 def migrate(settings: Settings) -> list[str]:
-    """Create what is missing; returns what was done, nothing on the second call. ConfigError where ClickHouse is away."""
+    """Create what is missing; return the changes, none on the second call. ConfigError where ClickHouse is away."""
     store = Store(settings)
     try:
-        return apply(store, Registry(settings.contracts))
+        return apply_schema(store, Registry(settings.contracts))
     except Retryable as error:
         raise ConfigError(f"{error}. Is it running (`headwater up` starts one), and is HEADWATER_CLICKHOUSE right?") from error
     finally:
         store.close()
 
 
-def apply(store: Store, registry: Registry) -> list[str]:
-    """The same over a connection that is there; Retryable where ClickHouse is away."""
-    changes = [*_tables(store, registry), *_files(store)]
+def apply_schema(store: Store, registry: Registry) -> list[str]:
+    """As `migrate`, over an open connection. Retryable where ClickHouse is away."""
+    changes = [*_create_tables(store, registry), *_apply_files(store)]
     create_views(store)
     return changes
 
 
-def _tables(store: Store, registry: Registry) -> list[str]:
+def _create_tables(store: Store, registry: Registry) -> list[str]:
     database = ddl.quoted(store.database)
     store.command(f"CREATE DATABASE IF NOT EXISTS {database} ENGINE = Atomic")
     existing: dict[str, set[str]] = {}
@@ -49,7 +49,7 @@ def _tables(store: Store, registry: Registry) -> list[str]:
     return changes
 
 
-def _files(store: Store) -> list[str]:
+def _apply_files(store: Store) -> list[str]:
     database = ddl.quoted(store.database)
     store.command(
         f"CREATE TABLE IF NOT EXISTS {database}.migrations (name String, applied DateTime DEFAULT now()) "
@@ -60,7 +60,7 @@ def _files(store: Store) -> list[str]:
     for file in sorted(FOLDER.glob("*.sql")):
         if file.name in applied:
             continue
-        # Statements can be repeated (IF NOT EXISTS, OR REPLACE): one that was cut short is applied again as a whole.
+        # Statements are repeatable (IF NOT EXISTS, OR REPLACE): a file that was applied in part is applied again as a whole.
         for statement in statements(file, store.database):
             store.command(statement)
         store.command(f"INSERT INTO {database}.migrations (name) VALUES ('{file.name}')")  # noqa: S608 - ours

@@ -1,4 +1,4 @@
-"""Whether a consumer group has been through all that lay in its topics at a moment."""
+"""Tells how far a consumer group is from the ends that its topics had at a moment."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ ASK_S = 30.0
 
 
 class GroupProgress:
-    """The ends of some topics as they are when this is made, open transactions included. Retryable while Kafka is away."""
+    """Keeps the ends of topics as they are now, open transactions included. Retryable while Kafka is away."""
 
     def __init__(self, settings: Settings, group: str, topics: Iterable[str]) -> None:
         self._settings = settings
@@ -25,8 +25,8 @@ class GroupProgress:
         finally:
             consumer.close()
 
-    def left(self) -> int:
-        """How many offsets the group has not committed yet. Retryable."""
+    def remaining(self) -> int:
+        """Number of offsets up to those ends that the group has not committed. Retryable."""
         consumer = reader(self._settings, self._group)
         try:
             partitions = [ck.TopicPartition(*place) for place in self._ends]

@@ -47,9 +47,9 @@ def test_a_replayed_batch_ends_where_the_intent_does() -> None:
     assert not buffer.due(100.0)
     buffer.extend([16], [None], [b"y"], 0.0)
     assert buffer.due(0.0)
-    batch = buffer.batch()
+    batch = buffer.next_batch()
     assert (batch.offsets, batch.next, batch.intent) == ([10, 11, 13], 16, Intent(10, 14))
-    buffer.done(batch, 1.0)
+    buffer.mark_committed(batch, 1.0)
     assert (buffer.offsets, buffer.intent, buffer.committed) == ([16], None, 16)
 
 
@@ -60,9 +60,9 @@ def test_a_failed_batch_is_doubted_and_waits_longer_each_time() -> None:
     assert buffer.due(2.0)
     pauses = []
     for _ in range(8):
-        batch = buffer.batch()
+        batch = buffer.next_batch()
         buffer.in_flight = batch
-        buffer.failed(batch, "ClickHouse does not answer", 2.0)
+        buffer.mark_failed(batch, "ClickHouse does not answer", 2.0)
         assert buffer.uncertain
         assert buffer.intent == Intent(0, 0)
         assert not buffer.due(buffer.retry_at - 0.01)
@@ -76,12 +76,12 @@ def test_reading_goes_on_while_a_batch_is_in_flight() -> None:
     buffer = PartitionBuffer(SOURCE, 0)
     for offset in range(3):
         buffer.extend([offset], [None], [b"xyz"], 0.0)
-    batch = buffer.batch()
+    batch = buffer.next_batch()
     buffer.in_flight = batch
     buffer.extend([3], [None], [b"x"], 50.0)
     assert not buffer.due(100.0)
     assert (buffer.size, buffer.since) == (10, 50.0)
-    buffer.done(batch, 51.0)
+    buffer.mark_committed(batch, 51.0)
     assert (buffer.offsets, buffer.size) == ([3], 1)
     assert buffer.due(52.0)
 
@@ -89,8 +89,8 @@ def test_reading_goes_on_while_a_batch_is_in_flight() -> None:
 def test_a_partition_that_waits_is_read_no_further() -> None:
     """It holds what its intent covers; a predecessor's intent is read to its end before anything is paused."""
     buffer = PartitionBuffer(SOURCE, 10, Intent(10, 14), uncertain=True)
-    assert not buffer.settled
+    assert not buffer.ready
     buffer.extend([10, 11], [None, None], [b"x", b"x"], 0.0)
-    assert not buffer.settled
+    assert not buffer.ready
     buffer.extend([20], [None], [b"x"], 0.0)
-    assert buffer.settled
+    assert buffer.ready

@@ -11,8 +11,9 @@ import confluent_kafka as ck
 import pytest
 
 from consumers.warehouse.history.squash import squash
-from consumers.warehouse.loader.loop import GROUP, TopicReplaced, Warehouse
+from consumers.warehouse.loader.loop import GROUP, Warehouse
 from consumers.warehouse.loader.rows import RowLoader
+from consumers.warehouse.loader.topic_check import TopicReplaced
 from consumers.warehouse.verifying import verify
 from infra.clients.kafka import producer, reader
 from infra.telemetry.metrics import Metrics
@@ -140,7 +141,7 @@ def test_a_rebalance_in_the_middle_of_a_read_doubles_nothing(plant: Plant) -> No
 def test_a_topic_of_another_id_ends_the_loader_when_it_is_assigned(plant: Plant) -> None:
     """A client that has read a topic does not read the one that replaced it: the process starts again instead of waiting."""
     warehouse = Warehouse(plant.settings, RowLoader(plant.store, plant.registry, Metrics()), plant.registry, Metrics())
-    warehouse._topic_ids = {"events.resolved": "the id of the topic before"}
+    warehouse._topics.ids = {"events.resolved": "the id of the topic before"}
     deadline = time.monotonic() + 60
     with pytest.raises(TopicReplaced, match=r"events\.resolved"):
         warehouse.run(lambda: time.monotonic() > deadline)

@@ -56,7 +56,7 @@ def test_a_table_that_waits_stops_no_empty_partition(warehouse: Warehouse) -> No
     """Partitions that are full of records nobody takes are paused, however much they hold; the others are read."""
     for partition in range(TOTAL_BYTES // MAX_BYTES):
         stuck = buffer(warehouse, "events.resolved", partition, MAX_BYTES)
-        stuck.failed(stuck.batch(), "column page_title is UInt8", 0.0)
+        stuck.mark_failed(stuck.next_batch(), "column page_title is UInt8", 0.0)
     buffer(warehouse, "privacy.requests", 0)
     warehouse._pause(crowded=True)
     switches: Any = warehouse._consumer
@@ -66,12 +66,12 @@ def test_a_table_that_waits_stops_no_empty_partition(warehouse: Warehouse) -> No
 def test_a_partition_that_waits_is_paused_and_read_again_once_it_is_done(warehouse: Warehouse) -> None:
     """It holds its batch and reads no further, so that memory stays bounded by what waits."""
     stuck = buffer(warehouse, "events.resolved", 0, 100)
-    batch = stuck.batch()
-    stuck.failed(batch, "ClickHouse: its disk is full", 0.0)
+    batch = stuck.next_batch()
+    stuck.mark_failed(batch, "ClickHouse: its disk is full", 0.0)
     switches: Any = warehouse._consumer
     warehouse._pause(crowded=False)
     assert switches.paused == {("events.resolved", 0)}
-    stuck.done(batch, 1.0)
+    stuck.mark_committed(batch, 1.0)
     warehouse._pause(crowded=False)
     assert not switches.paused
 
@@ -80,8 +80,8 @@ def test_one_insert_at_a_time_is_tried_again(warehouse: Warehouse) -> None:
     """A table whose inserts hang holds one thread, and the others go on."""
     stuck = [buffer(warehouse, "events.resolved", n, 100) for n in range(3)]
     for waiting in stuck:
-        waiting.failed(waiting.batch(), "ClickHouse: it takes too long", 0.0)
+        waiting.mark_failed(waiting.next_batch(), "ClickHouse: it takes too long", 0.0)
     healthy = buffer(warehouse, "stream.counts", 0, 100)
     assert warehouse._limit_retries([*stuck, healthy]) == [stuck[0], healthy]
-    warehouse._inserter.in_flight.append(Insertion(stuck[0], stuck[0].batch()))
+    warehouse._inserter.in_flight.append(Insertion(stuck[0], stuck[0].next_batch()))
     assert warehouse._limit_retries([*stuck[1:], healthy]) == [healthy]

@@ -20,13 +20,13 @@ def answered(name: str, room: str) -> dict[str, object]:
 def test_a_request_is_open_until_every_room_has_answered() -> None:
     """Answers in any order, also before the request and twice; what is missing is named, and when it is overdue."""
     log = RequestLog()
-    log.take(ACKS, answered("b", ROOMS[0]))
-    log.take(REQUESTS, asked("b", 2_000))
-    log.take(REQUESTS, asked("a"))
+    log.add(ACKS, answered("b", ROOMS[0]))
+    log.add(REQUESTS, asked("b", 2_000))
+    log.add(REQUESTS, asked("a"))
     assert [(request.request_id, request.missing) for request in log.pending()] == [("a", ROOMS), ("b", ROOMS[1:])]
     assert [request.overdue(1_501) for request in log.pending()] == [True, False]
     for room in (*ROOMS, ROOMS[0]):
-        log.take(ACKS, answered("a", room))
+        log.add(ACKS, answered("a", room))
     assert [request.request_id for request in log.pending()] == ["b"]
     assert log.answered == 1
 
@@ -36,9 +36,9 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "MOST_REQUESTS", 10)
     log = RequestLog()
     for n in range(200):
-        log.take(REQUESTS, asked(f"r{n}", n))
+        log.add(REQUESTS, asked(f"r{n}", n))
         if n != 3:
             for room in ROOMS:
-                log.take(ACKS, answered(f"r{n}", room))
+                log.add(ACKS, answered(f"r{n}", room))
     assert [request.request_id for request in log.pending()] == ["r3"]
     assert log.answered < 21
