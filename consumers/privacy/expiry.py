@@ -135,7 +135,7 @@ def find(
     evidence: Iterable[tuple[bytes | None, Mapping[str, Any] | None]] = ()
     if unseen.has_older_links(since_ms):
         tell("looking for who was seen")
-        unseen.find(warehouse.seen(office.warehouse, since_ms), since_ms)
+        unseen.find(warehouse.active_ids(office.warehouse, since_ms), since_ms)
         evidence = topics.everything(office.settings, LINKS)
     tell("looking for how they were linked")
     links = unseen.collect_links(evidence)
@@ -151,7 +151,7 @@ def expire(office: PrivacyContext, pen: TransactionalWriter, unseen: InactiveNod
         pen.write(output for key, record in batch for output in _without(pen, unseen, key, record))
         links += len(batch)
     tell("removing rows from ClickHouse")
-    rows = sum(warehouse.forget(office.warehouse, uuid.uuid4().hex, nodes, since_ms) for nodes in unseen.nodes(ROWS_OF))
+    rows = sum(warehouse.forget_links(office.warehouse, uuid.uuid4().hex, nodes, since_ms) for nodes in unseen.nodes(ROWS_OF))
     tell("removing what was counted of them")
     for nodes in unseen.nodes(CHUNK):
         office.graph.uncount(nodes)

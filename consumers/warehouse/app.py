@@ -185,11 +185,11 @@ def migrate_command(as_json: AsJson = False) -> None:
 @app.command("overrides", epilog="Example: headwater warehouse overrides --json")
 def overrides_command(as_json: AsJson = False) -> None:
     """Map history to today's identity now; the loader does it each minute. Safe at any time."""
-    from consumers.warehouse.history.overrides import project, stamped
+    from consumers.warehouse.history.overrides import count_stamped_ids, project
 
     with open_warehouse() as store:
         result = project(store, time.time_ns() // 1_000_000)
-        ids = stamped(store)
+        ids = count_stamped_ids(store)
     if as_json:
         typer.echo(json.dumps({"stamped": ids, **result.as_json()}))
         return

@@ -45,7 +45,7 @@ class Eraser:
         self._progress: dict[str, GroupProgress] = {}
 
     def erase(self, erasure: Mapping[str, Any]) -> str:
-        """Handle a record of `privacy.erasures`; return the removed rows by table. Retryable until all is loaded and removed."""
+        """Handle a record of `privacy.erasures`; return the removed rows by table. Retryable until they are removed."""
         name = erasure["request_id"]
         if name not in self._progress:
             if len(self._progress) >= MAX_ERASURES:

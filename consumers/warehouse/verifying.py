@@ -6,40 +6,40 @@ from consumers.warehouse.schema.migrating import migrate
 from consumers.warehouse.store import SEARCH_S, Store
 from consumers.warehouse.verification.record_source import CommittedOffset
 from consumers.warehouse.verification.results import BY_HAND, FULL, Verification
-from consumers.warehouse.verification.verifier import SliceDone, Verifier
+from consumers.warehouse.verification.verifier import AfterSlice, Verifier, continue_at_once
 from infra.errors import ConfigError, Retryable
 from infra.settings import Settings
 from schemas.registry import Registry
 
 
-def verify(settings: Settings, pace: SliceDone | None = None) -> list[Verification]:
+def verify(settings: Settings, after_slice: AfterSlice = continue_at_once) -> list[Verification]:
     """Compare all that Kafka still has; one result a partition. ConfigError when Kafka or ClickHouse is away."""
-    return _verify_partitions(settings, pace, lambda verifier, position: verifier.full(position, FULL))
+    return _verify_partitions(settings, after_slice, lambda verifier, position: verifier.full(position, FULL))
 
 
-def verify_new(settings: Settings, pace: SliceDone | None = None) -> list[Verification]:
+def verify_new(settings: Settings, after_slice: AfterSlice = continue_at_once) -> list[Verification]:
     """Compare what was not verified before, and again the ranges that were wrong; otherwise as `verify`."""
-    return _verify_partitions(settings, pace, lambda verifier, position: verifier.incremental(position, BY_HAND))
+    return _verify_partitions(settings, after_slice, lambda verifier, position: verifier.incremental(position, BY_HAND))
 
 
-def accept_losses(settings: Settings, pace: SliceDone | None = None) -> list[Verification]:
+def accept_losses(settings: Settings, after_slice: AfterSlice = continue_at_once) -> list[Verification]:
     """As `verify_new`, and stop reporting wrong ranges that Kafka no longer has."""
 
     def compare(verifier: Verifier, position: CommittedOffset) -> Verification:
         verifier.accepts_losses = True
         return verifier.incremental(position, BY_HAND)
 
-    return _verify_partitions(settings, pace, compare)
+    return _verify_partitions(settings, after_slice, compare)
 
 
 def _verify_partitions(
-    settings: Settings, pace: SliceDone | None, compare: Callable[[Verifier, CommittedOffset], Verification]
+    settings: Settings, after_slice: AfterSlice, compare: Callable[[Verifier, CommittedOffset], Verification]
 ) -> list[Verification]:
     migrate(settings)
     store = Store(settings, SEARCH_S)
-    verifier = Verifier(settings, store, Registry(settings.contracts), pace)
+    verifier = Verifier(settings, store, Registry(settings.contracts), after_slice)
     try:
-        return [compare(verifier, position) for position in verifier.positions() if position.offset >= 0]
+        return [compare(verifier, position) for position in verifier.prepare() if position.offset >= 0]
     except Retryable as error:
         raise ConfigError(str(error)) from None
     finally:

@@ -24,7 +24,6 @@ def dedupe_command(
     from consumers.warehouse.schema.tables import TABLES
     from consumers.warehouse.verification.dedupe import Deduplicator
     from consumers.warehouse.verification.repair_lock import repair_lock
-    from consumers.warehouse.verification.verifier import SliceDone
     from infra.errors import ConfigError
     from infra.settings import load_settings
     from schemas.registry import Registry
@@ -35,9 +34,9 @@ def dedupe_command(
     with (
         open_warehouse() as store,
         RecordProgress("looking for doubled rows") as progress,
-        open_verifier(store, SliceDone(lambda _seconds, records: progress.advance(0, records))) as verifier,
+        open_verifier(store, lambda _seconds, records: progress.advance(0, records)) as verifier,
     ):
-        verifier.positions()  # says so at once where Kafka is away
+        verifier.prepare()  # says so at once where Kafka is away
         with repair_lock(settings) as lock:
             work = Deduplicator(verifier, store, Registry(settings.contracts), lock)
             run = work.count if dry_run else work.dedupe

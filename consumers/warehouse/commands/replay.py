@@ -28,7 +28,7 @@ def replay_command(
     from dataclasses import asdict
 
     from consumers.warehouse.verification.repair_lock import repair_lock
-    from consumers.warehouse.verification.replay import ReplayScope, parse_bound, ranges, replay
+    from consumers.warehouse.verification.replay import ReplayScope, parse_bound, replay, replay_ranges
     from infra.settings import load_settings
     from schemas.registry import Registry
 
@@ -36,7 +36,7 @@ def replay_command(
     reach = ReplayScope(parse_bound(begin, now_ms), None if end is None else parse_bound(end, now_ms), topic, partition)
     settings = load_settings()
     with open_warehouse() as store, open_verifier(store) as verifier:
-        covered = ranges(verifier, reach)
+        covered = replay_ranges(verifier, reach)
         offsets = sum(offset_range.end - offset_range.first for _, offset_range in covered)
         with repair_lock(settings) as lock, RecordProgress("replaying", offsets) as progress:
             result = replay(verifier, store, Registry(settings.contracts), lock, covered, progress.advance)

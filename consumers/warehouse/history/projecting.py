@@ -1,4 +1,4 @@
-"""Keeps the overrides up to date beside the loader, in a thread of its own. Whatever fails here, loading goes on."""
+"""Updates the overrides in a thread beside the loader. A failure here never stops loading."""
 
 import threading
 import time
@@ -12,13 +12,13 @@ from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 
 SHARE = 9
-"""A run that took long is followed by a pause of this many times as long: never more than a tenth of the time."""
+"""Pause after a run, in multiples of its duration: runs take at most a tenth of the time."""
 LATE = 0.9
-"""Several loaders share the work: one whose turn comes sooner than this share of the interval after a run lets it pass."""
+"""Several loaders share the work: a run is skipped where another ended less than this share of the interval ago."""
 
 
 class ProjectionThread:
-    """A run every `overrides_interval_s`, a squash every `squash_every_days`. `store` is its own: queries may take long."""
+    """Runs every `overrides_interval_s`, squashes every `squash_every_days`. Needs a `store` of its own: queries take long."""
 
     def __init__(self, settings: Settings, store: Store, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
@@ -29,12 +29,12 @@ class ProjectionThread:
         self._thread = threading.Thread(target=self._run, name="overrides", daemon=True)
 
     def start(self) -> None:
-        """Begin; the first run comes after one interval."""
+        """Start the thread, unless the interval is 0. The first run comes after one interval."""
         if self._settings.overrides_interval_s:
             self._thread.start()
 
     def stop(self, patience_s: float = 5.0) -> None:
-        """End after the statement in hand; a rewriting that has begun is ClickHouse's to finish."""
+        """Stop after the current statement; wait up to `patience_s` seconds. ClickHouse finishes a running mutation."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(patience_s)
@@ -45,14 +45,14 @@ class ProjectionThread:
         while not self._stop.wait(pause_s):
             begun = time.monotonic()
             try:
-                self.turn(int(self._clock() * 1000))
-            except Exception as error:  # a projection is not worth the loader: it is made anew in a minute
+                self.run_due(int(self._clock() * 1000))
+            except Exception as error:  # must not end the loader; the next run tries again
                 self._metrics.count("headwater_overrides_runs_total", outcome="failed")
                 get_logger().warning("identity overrides wait", error=f"{type(error).__name__}: {error}"[:500])
             pause_s = max(interval_s, SHARE * (time.monotonic() - begun))
 
-    def turn(self, now_ms: int) -> None:
-        """What is due now. Retryable and Halted as the store raises them."""
+    def run_due(self, now_ms: int) -> None:
+        """Update the overrides and squash, where due. Retryable and Halted as the store raises them."""
         if now_ms - last_run(self._store) < LATE * self._settings.overrides_interval_s * 1000:
             return
         result = project_if_changed(self._store, now_ms)

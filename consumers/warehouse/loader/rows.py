@@ -78,9 +78,8 @@ class RowLoader:
         """Positions in the batch by contract. Retryable while a contract is unknown: it may be published soon."""
         groups: dict[int, list[int]] = {}
         if len({value[:HEADER_BYTES] for value in batch.values}) == 1 and (number := _known_id(batch.values[0])):
-            groups[number] = list(
-                range(len(batch.values))
-            )  # the usual case: one contract, so the values need not be read one by one
+            # The usual case: one contract, so the values need not be read one by one.
+            groups[number] = list(range(len(batch.values)))
         else:
             for at, value in enumerate(batch.values):
                 try:

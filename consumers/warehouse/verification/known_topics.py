@@ -1,4 +1,4 @@
-"""Creations of topics that were met (table `kafka_topics`): since when a topic has its id."""
+"""Records the ids of topics in the table `kafka_topics`, with the time since when each is in use."""
 
 from collections.abc import Iterable
 
@@ -8,10 +8,10 @@ from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
 
 
-def remember(store: Store, sources: Iterable[TopicPartition]) -> dict[str, int]:
-    """Topic -> milliseconds UTC since when dead letters of its name are of this creation. Writes down ids that are new.
+def record_topics(store: Store, sources: Iterable[TopicPartition]) -> dict[str, int]:
+    """Record new topic ids; return topic -> milliseconds UTC since when its dead letters belong to the present id. Retryable.
 
-    The first creation that is met has all letters. A later one has those since the last row of the one before. Retryable.
+    The first id of a topic gets all dead letters, a later one those since the last row of the id before.
     """
     table = f"{ddl.quoted(store.database)}.kafka_topics"
     query = f"SELECT topic, topic_id, toUnixTimestamp64Milli(min(first_seen)) FROM {table} GROUP BY topic, topic_id"  # noqa: S608 - ours
@@ -31,7 +31,7 @@ def remember(store: Store, sources: Iterable[TopicPartition]) -> dict[str, int]:
 
 
 def _last_row_of_another(store: Store, source: TopicPartition) -> int:
-    source.condition  # noqa: B018 - ValueError for a topic id that is none
+    source.condition  # noqa: B018 - raises ValueError for a malformed topic id
     name = f"{ddl.quoted(store.database)}.{ddl.quoted(TABLES[source.topic].name)}"
-    query = f"SELECT toUnixTimestamp64Milli(max(_loaded_at)) FROM {name} WHERE _topic_id NOT IN ('{source.topic_id}', '')"  # noqa: S608
+    query = f"SELECT toUnixTimestamp64Milli(max(_loaded_at)) FROM {name} WHERE _topic_id NOT IN ('{source.topic_id}', '')"  # noqa: S608 - ours
     return int(store.rows(query)[0][0])

@@ -1,17 +1,17 @@
-"""Which ranges of offsets a verification compares, and how results of neighbours are put together. Pure."""
+"""Splits a verification into ranges of offsets, and merges the results of neighbours. Pure."""
 
 from collections.abc import Iterable, Iterator
 
 from consumers.warehouse.verification.results import OffsetRange, Verification
 
 MAX_MERGED = 1_000_000
-"""Offsets of one result: so much is compared again while one of its rows is wrong."""
+"""Most offsets of one result: all of them are compared again while one row is wrong."""
 
 
 def segments(requested: OffsetRange, faults: Iterable[OffsetRange], committed: int) -> list[tuple[OffsetRange, bool]]:
-    """(range, whether it was wrong) in order: every range that was wrong, whole, and what is wanted between them.
+    """(range, whether it was wrong) in order: every range that was wrong, and the requested offsets between them.
 
-    Ranges that reach beyond the committed offset wait for the loader: it reads them again.
+    Ranges beyond the committed offset are left out until the loader has read them again.
     """
     cut, at = [], requested.first
     for fault in sorted(faults):
@@ -27,7 +27,7 @@ def segments(requested: OffsetRange, faults: Iterable[OffsetRange], committed: i
 
 
 def merged(results: Iterable[Verification]) -> Iterator[Verification]:
-    """Neighbours that are all in order, or all wrong, as one result of at most `MAX_MERGED` offsets."""
+    """Merge neighbouring results that are all exact or all wrong, up to `MAX_MERGED` offsets."""
     pending: Verification | None = None
     for result in results:
         if pending is None:
@@ -46,7 +46,7 @@ def merged(results: Iterable[Verification]) -> Iterator[Verification]:
 
 
 def total(results: Iterable[Verification]) -> Verification | None:
-    """All results of one partition as one; None for none."""
+    """Combine all results of one partition; None without any."""
     whole: Verification | None = None
     for result in results:
         whole = result if whole is None else whole + result

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from consumers.privacy.app import app
 from consumers.privacy.topics import ERASURES, TransactionalWriter, WriterRecord
-from consumers.warehouse.history import inactive as unseen
+from consumers.warehouse.history import inactive
 from consumers.warehouse.history.overrides import project
 from consumers.warehouse.history.squash import squash
 from consumers.warehouse.loader.loop import GROUP
@@ -215,8 +215,8 @@ def test_whole_components_that_nobody_saw_are_forgotten(
     assert store.read([LAPTOP]) == [back._replace(logged=True)]
     assert diff(read_log(plant.settings), store, nothing).same
     assert LAPTOP in rows(plant)
-    assert unseen.forget(plant.store, "ab" * 16, [LAPTOP], NOW_MS) == 0
-    assert unseen.forget(plant.store, "cd" * 16, [LAPTOP], NOW_MS + 1) == 1
+    assert inactive.forget_links(plant.store, "ab" * 16, [LAPTOP], NOW_MS) == 0
+    assert inactive.forget_links(plant.store, "cd" * 16, [LAPTOP], NOW_MS + 1) == 1
 
 
 EFFECTS = 10
@@ -248,8 +248,8 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
         (TransactionalWriter, "write"),
         (RedisGraphStore, "expire"),
         (RedisGraphStore, "uncount"),
-        (unseen, "forget"),
-        (unseen, "remove_rows"),
+        (inactive, "forget_links"),
+        (inactive, "remove_rows"),
     ):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
     with plant.loading():
@@ -265,7 +265,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
 def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot that a worker has rewritten, and what it hangs under; a pending one that says the same goes."""
     rewritten = Slot(STRANGER, logged=False, epoch=1)
-    forget = unseen.forget
+    forget = inactive.forget_links
 
     def meanwhile(*args: Any) -> int:
         assert store.write([Write(TWICE, SLOTS[TWICE][0], rewritten, 0)]) == [True]
@@ -274,7 +274,7 @@ def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisGraphStore, 
             client.set(key, b"P" + (client.get(key) or b"")[1:])
         return forget(*args)
 
-    monkeypatch.setattr(unseen, "forget", meanwhile)
+    monkeypatch.setattr(inactive, "forget_links", meanwhile)
     figures = run(plant, monkeypatch)[1]
     assert (figures["slots"], figures["kept"]) == (len(GONE) - 1, 1)
     assert missing(store) == GONE - {TWICE}

@@ -45,10 +45,10 @@ def test_several_loaders_share_the_runs(history: History) -> None:
     both = [Metrics(), Metrics()]
     first, second = (ProjectionThread(history.settings, history.store, metrics) for metrics in both)
     history.stamp(node(2, 1))
-    first.turn(NOW_MS)
-    second.turn(NOW_MS + MINUTE_MS // 2)
+    first.run_due(NOW_MS)
+    second.run_due(NOW_MS + MINUTE_MS // 2)
     assert [outcomes(metrics, "unchanged") for metrics in both] == [1, 0]
-    second.turn(NOW_MS + MINUTE_MS)
+    second.run_due(NOW_MS + MINUTE_MS)
     assert [outcomes(metrics, "unchanged") for metrics in both] == [1, 1]
 
 
@@ -58,13 +58,13 @@ def test_a_week_after_the_first_run_and_each_week_old_rows_are_rewritten(history
     history.merge(Slot(node(2, 1), node(1, 1)))
     history.stamp(node(2, 1), days_ago=30)
     weekly = ProjectionThread(history.settings, history.store, metrics)
-    weekly.turn(NOW_MS)
-    weekly.turn(NOW_MS + 6 * DAY_MS)
+    weekly.run_due(NOW_MS)
+    weekly.run_due(NOW_MS + 6 * DAY_MS)
     assert history.overrides()
     switched_off = ProjectionThread(changed(history, squash_every_days=0), history.store, metrics)
-    switched_off.turn(NOW_MS + 7 * DAY_MS)
+    switched_off.run_due(NOW_MS + 7 * DAY_MS)
     assert history.overrides()
-    weekly.turn(NOW_MS + 7 * DAY_MS + MINUTE_MS)
+    weekly.run_due(NOW_MS + 7 * DAY_MS + MINUTE_MS)
     assert not history.overrides()
     assert last_squash(history.store) >= NOW_MS + 7 * DAY_MS
     assert metrics.registry.get_sample_value("headwater_squashed_rows_total") == 1

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.warehouse.verification.compare import Offsets
-from consumers.warehouse.verification.dedupe import DoubledRow, choose, clusters, differing
+from consumers.warehouse.verification.dedupe import DoubledRow, choose_rows, cluster_offsets, differing_offsets
 from consumers.warehouse.verification.replay import ReplayBound, ReplayScope, _overlaps, parse_bound
 from consumers.warehouse.verification.results import OffsetRange, Verification
 from consumers.warehouse.verification.segments import MAX_MERGED, merged, segments, total
@@ -76,7 +76,7 @@ def row(offset: int, loaded_ms: int, part: str, number: int, digest: int = 1) ->
 def test_of_equal_rows_the_one_loaded_first_stays() -> None:
     """Where they came at once, the first part and row decide, so that every run decides the same."""
     rows = [row(1, 9, "b", 0), row(1, 5, "c", 4), row(1, 5, "c", 3), row(2, 1, "a", 0)]
-    choice = choose(rows, ())
+    choice = choose_rows(rows, ())
     assert sorted(choice.removed) == sorted([rows[0], rows[1]])
     assert (choice.unproven, choice.corrected) == ([], [])
 
@@ -84,10 +84,10 @@ def test_of_equal_rows_the_one_loaded_first_stays() -> None:
 def test_of_differing_rows_the_one_that_equals_the_record_stays() -> None:
     """Without a record the one loaded first, and that is said."""
     rows = [row(1, 5, "a", 0, digest=7), row(1, 9, "b", 0, digest=8), row(2, 5, "a", 1, digest=7), row(2, 9, "b", 1, digest=8)]
-    choice = choose(rows, {("b", 0)})
+    choice = choose_rows(rows, {("b", 0)})
     assert choice.removed == [rows[0], rows[3]]
     assert (choice.corrected, choice.unproven) == ([1], [2])
-    assert differing(rows) == {1, 2}
+    assert differing_offsets(rows) == {1, 2}
 
 
 @given(
@@ -99,15 +99,15 @@ def test_of_differing_rows_the_one_that_equals_the_record_stays() -> None:
 )
 def test_exactly_one_row_of_each_offset_stays(rows: list[DoubledRow], equal: set[tuple[str, int]]) -> None:
     """Whatever they hold, whichever equal the record, and in whatever order they are read."""
-    removed = choose(rows, equal).removed
+    removed = choose_rows(rows, equal).removed
     stays = [doubled for doubled in rows if doubled not in removed]
     assert sorted(doubled.offset for doubled in stays) == sorted({doubled.offset for doubled in rows})
-    assert set(choose(rows[::-1], equal).removed) == set(removed)
+    assert set(choose_rows(rows[::-1], equal).removed) == set(removed)
 
 
 def test_affected_ranges_leave_out_large_gaps() -> None:
     """A verification of them reads little beside."""
-    assert clusters([3, 5, 200_000]) == [OffsetRange(3, 6), OffsetRange(200_000, 200_001)]
+    assert cluster_offsets([3, 5, 200_000]) == [OffsetRange(3, 6), OffsetRange(200_000, 200_001)]
 
 
 @pytest.mark.parametrize(
