@@ -1,4 +1,4 @@
-"""Whole topics read by one consumer, all partitions beside each other: a desk asks often, and mostly little."""
+"""Reads whole topics with one consumer, all partitions at a time."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -10,23 +10,24 @@ from infra.errors import Retryable
 from infra.settings import Settings
 from streams.runtime.follow import ADMIN_S, CHUNK, away, partitions_of, stable_end
 
-DESK = "headwater.privacy"
+CLIENT = "headwater.privacy"
+"""Group and transactional id of the privacy commands."""
 POLL_S = 0.05
 
 Place = tuple[str, int]
 """Topic and partition."""
 
 
-def read(settings: Settings, topics: Iterable[str], since: int = 0) -> Iterator[ck.Message]:
-    """All committed records of some topics up to their ends now, each partition in its order.
+def read_topics(settings: Settings, topics: Iterable[str], since: int = 0) -> Iterator[ck.Message]:
+    """Yield all committed records of topics up to their present ends, each partition in order. Retryable.
 
-    `since`: only those with this timestamp or a later one, milliseconds UTC. The ends are those of everything written, and a
-    transaction that is open there is waited for, as in `streams.runtime.follow`. Retryable.
+    `since`: only records with this timestamp or a later one, milliseconds UTC. The ends include open transactions, which are
+    waited for, as in `streams.runtime.follow`.
     """
-    starts, ends = _reach(settings, topics, since)
+    starts, ends = _bounds(settings, topics, since)
     if not ends:
         return
-    consumer = reader(settings, DESK, enable_partition_eof="true")
+    consumer = reader(settings, CLIENT, enable_partition_eof="true")
     patience = settings.transaction_timeout_s + ADMIN_S
     try:
         consumer.assign([ck.TopicPartition(*place, starts[place]) for place in ends])
@@ -41,7 +42,7 @@ def read(settings: Settings, topics: Iterable[str], since: int = 0) -> Iterator[
                 elif error.code() != ck.KafkaError._PARTITION_EOF:
                     _raise_unless_transient(error)
                     continue
-                # The offset of an end-of-partition event is the last stable offset, behind markers and aborted records.
+                # An end-of-partition event carries the last stable offset, after markers and aborted records.
                 if message.offset() + (error is None) >= ends.get(place, 0):
                     ends.pop(place, None)
             if time.monotonic() > deadline:
@@ -50,9 +51,9 @@ def read(settings: Settings, topics: Iterable[str], since: int = 0) -> Iterator[
         consumer.close()
 
 
-def _reach(settings: Settings, topics: Iterable[str], since: int) -> tuple[dict[Place, int], dict[Place, int]]:
-    """Where to begin and where to end in partitions that have something to read."""
-    consumer = reader(settings, DESK, isolation_level="read_uncommitted")
+def _bounds(settings: Settings, topics: Iterable[str], since: int) -> tuple[dict[Place, int], dict[Place, int]]:
+    """Start and end offsets of the partitions that have something to read."""
+    consumer = reader(settings, CLIENT, isolation_level="read_uncommitted")
     try:
         places = [(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
         bounds = {place: stable_end(consumer, *place) for place in places}
@@ -73,4 +74,4 @@ def _raise_unless_transient(error: ck.KafkaError) -> None:
         raise ck.KafkaException(error)
 
 
-__all__ = ["DESK", "read"]
+__all__ = ["CLIENT", "read_topics"]

@@ -1,4 +1,4 @@
-"""`headwater privacy status`: which withdrawals have not been carried out everywhere yet."""
+"""`headwater privacy status`: requests that some room has not answered."""
 
 import json
 import time
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from consumers.privacy.reading import read
+from consumers.privacy.reading import read_topics
 from infra.clients.kafka import settings_with_kafka
 from infra.settings import Settings
 from schemas.codec import decode
@@ -19,9 +19,9 @@ from streams.runtime.privacy.requests import RequestLog
 
 
 def read_requests(settings: Settings) -> RequestLog:
-    """Everything that the two topics hold. Retryable where Kafka is away."""
+    """Read all requests and acks. Retryable while Kafka is away."""
     registry, log = Registry(settings.contracts), RequestLog()
-    for message in read(settings, (REQUESTS, ACKS)):
+    for message in read_topics(settings, (REQUESTS, ACKS)):
         log.add(message.topic(), decode(registry, message.value())[1])
     return log
 

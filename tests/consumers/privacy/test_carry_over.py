@@ -108,8 +108,8 @@ def test_it_waits_for_an_erasure(house: Settings) -> None:
         "request_id": "cd" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": T, "requested_ts": T,
         "deadline_ts": T, "counts": {},
     }  # fmt: skip
-    pen = TransactionalWriter(house)
-    pen.write([pen.output(ERASURES, b"cd" * 16, record)])
+    writer = TransactionalWriter(house)
+    writer.write([writer.encode(ERASURES, b"cd" * 16, record)])
     assert "is being erased" in str(CliRunner().invoke(app, ["carry-over"]).exception)
-    pen.write([WriterRecord(ERASURES, b"cd" * 16, None)])
+    writer.write([WriterRecord(ERASURES, b"cd" * 16, None)])
     assert CliRunner().invoke(app, ["carry-over"]).exit_code == 0

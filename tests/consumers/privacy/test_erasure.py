@@ -11,11 +11,12 @@ import pytest
 import redis
 from typer.testing import CliRunner, Result
 
-from consumers.privacy import erasure as desk
-from consumers.privacy.app import app, open_erasure
-from consumers.privacy.audit import ChainHead, broken
+from consumers.privacy import erasure as erasure_module
+from consumers.privacy.app import app
+from consumers.privacy.audit import ChainHead, find_breaks
 from consumers.privacy.context import PrivacyContext
-from consumers.privacy.erasure import Erasure, ErasurePending, opened, proofs, who
+from consumers.privacy.erasure import Erasure, ErasurePending, erasure_members, open_erasures, read_proofs
+from consumers.privacy.session import find_open_erasure
 from consumers.privacy.topics import ACKS, LINKS, MERGES, REQUESTS, STATE, TransactionalWriter
 from consumers.warehouse import erasing as rows
 from consumers.warehouse.schema.migrating import migrate
@@ -77,9 +78,9 @@ def settings(kafka: str, redis_url: str, clickhouse_url: str, tmp_path_factory: 
 
 
 @pytest.fixture
-def office(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivacyContext]:
+def context(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivacyContext]:
     """What the desk reaches. No identity worker has anything in hand."""
-    monkeypatch.setattr(desk, "GRACE_S", 0.0)
+    monkeypatch.setattr(erasure_module, "GRACE_S", 0.0)
     with redis.Redis.from_url(settings.redis) as client:
         connect = partial(redis.Redis.from_url, settings.redis)
         store, states = RedisGraphStore(lambda: client), RedisStateStore(connect, lambda _p, _s: iter(()), 1_000)
@@ -88,9 +89,9 @@ def office(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Priv
         context.warehouse.close()
 
 
-def live(office: PrivacyContext, she: Person) -> None:
+def live(context: PrivacyContext, she: Person) -> None:
     """Everything that the house would hold of her."""
-    registry, kafka = Registry(office.settings.contracts), producer(office.settings)
+    registry, kafka = Registry(context.settings.contracts), producer(context.settings)
 
     def say(topic: str, key: str, record: dict[str, Any], partition: int = -1) -> None:
         kafka.produce(topic, encode(registry.latest(topic), record), key.encode(), partition)
@@ -99,14 +100,14 @@ def live(office: PrivacyContext, she: Person) -> None:
         she.device: Slot(she.user, logged=False), she.cookie: Slot(she.user, logged=False),
         she.user: Slot(she.device, logged=False), she.kiosk: Slot(she.user, logged=False),
     }  # fmt: skip
-    office.graph.write([Write(at, None, slot, 0) for at, slot in slots.items()])
-    office.graph.confirm(slots.items())
+    context.graph.write([Write(at, None, slot, 0) for at, slot in slots.items()])
+    context.graph.confirm(slots.items())
     demoted = Slot(she.user, logged=False, epoch=1, state="shared")
-    office.graph.write([Write(she.kiosk, slots[she.kiosk], demoted, 0)])
+    context.graph.write([Write(she.kiosk, slots[she.kiosk], demoted, 0)])
     limit = Limit("cookies_per_device", 12, 30)
-    office.graph.admit([Pair(she.device, she.cookie, limit), Pair(she.kiosk, she.cookie, limit)], 20_000)
+    context.graph.admit([Pair(she.device, she.cookie, limit), Pair(she.kiosk, she.cookie, limit)], 20_000)
     refusal = RememberedRefusal(Refusal(T, T, "e"), signalled=True)
-    office.graph.refuse({at: {Scope("s", "opt-in", "marketing"): refusal} for at in (she.cookie, she.device, STRANGER)})
+    context.graph.refuse({at: {Scope("s", "opt-in", "marketing"): refusal} for at in (she.cookie, she.device, STRANGER)})
     for at, slot in [*slots.items(), (she.kiosk, demoted)]:
         say(MERGES, log_key(at, slot).decode(), slot_record(at, slot, "e", T))
     for others in ((she.kiosk,), (STRANGER, she.kiosk)):
@@ -118,7 +119,7 @@ def live(office: PrivacyContext, she: Person) -> None:
         "platform": "", "gvl": 0, "policy": "p", "changed_ts": T,
     }  # fmt: skip
     say(STATE, f"opt-in|s|{she.user}", state, 1)
-    office.states._merged(1, {f"opt-in|s|{she.user}": {"analytics.granted": T}})
+    context.states._merged(1, {f"opt-in|s|{she.user}": {"analytics.granted": T}})
     request = {
         "request_id": she.user[:32], "kind": "withdrawal", "subject": she.user, "nodes": list(she.nodes),
         "profiles": list(she.nodes), "site": "", "purposes": [], "withdrawn_ts": T, "requested_ts": T, "deadline_ts": T,
@@ -126,40 +127,44 @@ def live(office: PrivacyContext, she: Person) -> None:
     say(REQUESTS, she.user[:32], request)
     assert kafka.flush(30) == 0
     for offset, node in enumerate((*she.nodes, she.kiosk), int(she.user[1:3], 16) * 10):
-        visit(office, offset, node, she.device, T)
+        visit(context, offset, node, she.device, T)
 
 
-def visit(office: PrivacyContext, offset: int, node: str, profile: str, at: int) -> None:
+def visit(context: PrivacyContext, offset: int, node: str, profile: str, at: int) -> None:
     """A row of an event."""
-    office.warehouse.command(
+    context.warehouse.command(
         "INSERT INTO headwater.events (_partition, _offset, node, profile_id, collector_ts, identifiers) VALUES "
         f"(0, {offset}, '{node}', '{profile}', fromUnixTimestamp64Milli(toInt64({at})), ['{node}'])"
     )
 
 
-def answering(office: PrivacyContext, node: str) -> Callable[[str], None]:
+def answering(context: PrivacyContext, node: str) -> Callable[[str], None]:
     """Rooms that do their part as soon as somebody waits for them."""
 
-    def tell(step: str) -> None:
+    def report(step: str) -> None:
         if step != "waiting for the rooms":
             return
-        erasure = open_erasure(office, [node])
+        erasure = find_open_erasure(context, [node])
         assert erasure
-        contract, kafka = office.registry.latest(ACKS), producer(office.settings)
-        rows.erase_rows(office.warehouse, erasure["request_id"], rows.erased_person(erasure))
+        contract, kafka = context.registry.latest(ACKS), producer(context.settings)
+        rows.erase_rows(context.warehouse, erasure["request_id"], rows.erased_person(erasure))
         for room in ROOMS:
             kafka.produce(ACKS, encode(contract, ack_record(erasure["request_id"], room, "done", time.time())), b"r")
         assert kafka.flush(30) == 0
 
-    return tell
+    return report
 
 
-def erase(office: PrivacyContext, node: str) -> dict[str, Any]:
+def erase(context: PrivacyContext, node: str) -> dict[str, Any]:
     """What the command does."""
-    going_on, pen, tell = open_erasure(office, [node]), TransactionalWriter(office.settings), answering(office, node)
+    going_on, writer, report = (
+        find_open_erasure(context, [node]),
+        TransactionalWriter(context.settings),
+        answering(context, node),
+    )
     if going_on is not None:
-        return Erasure(office, pen, going_on, tell, 20).run()
-    return Erasure.begin(office, pen, graph.members(office.graph, node, office.alias), tell, 20).run()
+        return Erasure(context, writer, going_on, report, 20).run()
+    return Erasure.begin(context, writer, graph.members(context.graph, node, context.alias), report, 20).run()
 
 
 def point_commands_to(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,16 +200,16 @@ def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
     return effects
 
 
-def test_whatever_cuts_it_short_the_next_run_completes_it(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_cuts_it_short_the_next_run_completes_it(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ended after each single effect: what is left is nothing, the proof is written once and says what there was."""
     completed = 0
     for n in range(1, EFFECTS + 1):
         she = person(n)
-        live(office, she)
+        live(context, she)
         with monkeypatch.context() as patched:
             effects = cut(patched, n)
             try:
-                erase(office, she.cookie)
+                erase(context, she.cookie)
                 completed += 1
             except Crash:
                 assert len(effects) == n
@@ -212,84 +217,84 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(office: PrivacyContext
             assert completed
         else:
             # From another of her ids: which one does not matter, though the graph no longer says that they are linked.
-            going_on = open_erasure(office, [she.device])
-            proof = erase(office, she.device) if going_on else proofs(office)[-1]
-            assert_erased(office, she, proof)
+            going_on = find_open_erasure(context, [she.device])
+            proof = erase(context, she.device) if going_on else read_proofs(context)[-1]
+            assert_erased(context, she, proof)
     assert completed
-    chain = proofs(office)
+    chain = read_proofs(context)
     assert len({record["request_id"] for record in chain}) == len(chain) == EFFECTS
-    assert list(broken(chain, ChainHead(chain[-1]["seq"], chain[-1]["hash"]))) == []
-    assert opened(office.settings) == {}
-    assert diff(read_log(office.settings), office.graph, lambda _n: None).same
-    with redis.Redis.from_url(office.settings.redis) as client:
+    assert list(find_breaks(chain, ChainHead(chain[-1]["seq"], chain[-1]["hash"]))) == []
+    assert open_erasures(context.settings) == {}
+    assert diff(read_log(context.settings), context.graph, lambda _n: None).same
+    with redis.Redis.from_url(context.settings.redis) as client:
         client.flushall()
-    rebuild(read_log(office.settings), office.graph, lambda _n: None)
+    rebuild(read_log(context.settings), context.graph, lambda _n: None)
     nodes = [node for n in range(1, EFFECTS + 1) for node in person(n).nodes]
-    assert {slot.state for slot in office.graph.read(nodes) if slot} == {"erased"}, "a rebuild brings nobody back"
+    assert {slot.state for slot in context.graph.read(nodes) if slot} == {"erased"}, "a rebuild brings nobody back"
 
 
-def assert_erased(office: PrivacyContext, she: Person, proof: dict[str, Any]) -> None:
+def assert_erased(context: PrivacyContext, she: Person, proof: dict[str, Any]) -> None:
     """Nothing is left; the kiosk is there, and under nobody; the others' link and rows stand."""
     members = graph.Members(she.nodes, (*she.nodes, she.kiosk), (she.kiosk,))
-    remaining = office.left(members, proof["erased_ts"], office.search(members, proof["erased_ts"]))
+    remaining = context.count_remaining(members, proof["erased_ts"], context.search(members, proof["erased_ts"]))
     assert set(remaining.values()) == {0}, remaining
-    slots = dict(zip((*she.nodes, she.kiosk), office.graph.read([*she.nodes, she.kiosk]), strict=True))
+    slots = dict(zip((*she.nodes, she.kiosk), context.graph.read([*she.nodes, she.kiosk]), strict=True))
     assert {slots[node] for node in she.nodes} == {Slot(node, True, 1, "erased", proof["erased_ts"]) for node in she.nodes}
     assert slots[she.kiosk] == Slot(she.kiosk, logged=True, epoch=2, state="shared")
     counts = {place: n for place, n in proof["counts"].items() if n}
-    assert [len(memories) for memories in office.graph.refusals([*she.nodes, STRANGER])] == [0, 0, 0, 1]
+    assert [len(memories) for memories in context.graph.refusals([*she.nodes, STRANGER])] == [0, 0, 0, 1]
     assert counts == {
         "redis.slots": 4, "redis.sets": 5, "redis.consent": 1, MERGES: 5, LINKS: 2, STATE: 1, REQUESTS: 1,
         "clickhouse.events": 3,
     }  # fmt: skip
-    stays = office.warehouse.rows(f"SELECT count() FROM headwater.events WHERE node = '{she.kiosk}'")
+    stays = context.warehouse.rows(f"SELECT count() FROM headwater.events WHERE node = '{she.kiosk}'")
     assert stays == [(1,)]
 
 
-def test_a_room_that_does_not_answer_leaves_it_open(office: PrivacyContext) -> None:
+def test_a_room_that_does_not_answer_leaves_it_open(context: PrivacyContext) -> None:
     """The command says who did not answer; the request stays, and is completed once they do."""
     she = person(200)
-    live(office, she)
-    members = graph.members(office.graph, she.user, office.alias)
+    live(context, she)
+    members = graph.members(context.graph, she.user, context.alias)
     assert (members.nodes, members.shared) == (tuple(sorted(she.nodes)), (she.kiosk,))
     with pytest.raises(ErasurePending, match="warehouse, bandit, decisions did not answer"):
-        Erasure.begin(office, TransactionalWriter(office.settings), members, lambda _what: None, 0.1).run()
-    going_on = open_erasure(office, [she.user])
+        Erasure.begin(context, TransactionalWriter(context.settings), members, lambda _what: None, 0.1).run()
+    going_on = find_open_erasure(context, [she.user])
     assert going_on
-    assert who(going_on) == members
-    assert erase(office, she.user)["request_id"] == going_on["request_id"]
-    assert open_erasure(office, [she.user]) is None
+    assert erasure_members(going_on) == members
+    assert erase(context, she.user)["request_id"] == going_on["request_id"]
+    assert find_open_erasure(context, [she.user]) is None
 
 
-def test_who_comes_back_can_be_erased_again(office: PrivacyContext) -> None:
+def test_who_comes_back_can_be_erased_again(context: PrivacyContext) -> None:
     """What she left since the first time is stamped with an alias, and goes with the second one."""
     she = person(201)
-    live(office, she)
-    erase(office, she.cookie)
-    stamped = office.alias(she.cookie, 1)
-    visit(office, 9_000, she.cookie, stamped, int(time.time() * 1000))
-    members = graph.members(office.graph, she.cookie, office.alias)
+    live(context, she)
+    erase(context, she.cookie)
+    stamped = context.alias(she.cookie, 1)
+    visit(context, 9_000, she.cookie, stamped, int(time.time() * 1000))
+    members = graph.members(context.graph, she.cookie, context.alias)
     assert stamped in members.profiles
-    assert erase(office, she.cookie)["counts"]["clickhouse.events"] == 1
-    (slot,) = office.graph.read([she.cookie])
+    assert erase(context, she.cookie)["counts"]["clickhouse.events"] == 1
+    (slot,) = context.graph.read([she.cookie])
     assert slot is not None
     assert (slot.epoch, slot.state) == (2, "erased")
 
 
-def test_a_shared_id_is_nobodys(office: PrivacyContext) -> None:
+def test_a_shared_id_is_nobodys(context: PrivacyContext) -> None:
     """It is not erased, and the message names nobody."""
     she = person(202)
-    live(office, she)
+    live(context, she)
     with pytest.raises(graph.NotErasable, match="several persons") as refused:
-        graph.members(office.graph, she.kiosk, office.alias)
+        graph.members(context.graph, she.kiosk, context.alias)
     assert she.kiosk not in str(refused.value)
 
 
-def test_the_commands(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_commands(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nobody is erased unasked; a copy is its owner's and never written over; `verify` exits 1 while something is there."""
     she = person(203)
-    live(office, she)
-    point_commands_to(office.settings, monkeypatch)
+    live(context, she)
+    point_commands_to(context.settings, monkeypatch)
 
     def run(*words: str) -> Result:
         return CliRunner().invoke(app, words)
@@ -308,22 +313,22 @@ def test_the_commands(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch, t
     assert "no such request" in str(run("verify", "ab" * 16).exception)
 
 
-def test_a_slip_of_the_pen_is_told(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slip_of_the_pen_is_told(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an id that nobody came with nothing is held: each command says so, and does not of one that somebody came with."""
     she, other = person(204), person(205)
-    live(office, she)
-    point_commands_to(office.settings, monkeypatch)
+    live(context, she)
+    point_commands_to(context.settings, monkeypatch)
     for words in (("erase", "--dry-run"), ("erase", "--dry-run", "--json"), ("export",)):
         results = [CliRunner().invoke(app, (words[0], node, *words[1:])) for node in (she.cookie, other.cookie)]
         assert [result.exit_code for result in results] == [0, 0]
         assert ["spelt otherwise" in result.stderr for result in results] == [False, True]
 
 
-def test_who_was_never_met_has_nothing_left(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_was_never_met_has_nothing_left(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """She needs no slot that says she is erased; who was erased does, and it is missed where Redis has lost it."""
     she, other = person(206), person(207)
-    live(office, she)
-    point_commands_to(office.settings, monkeypatch)
+    live(context, she)
+    point_commands_to(context.settings, monkeypatch)
 
     def left(node: str) -> tuple[dict[str, int], bool]:
         result = CliRunner().invoke(app, ("verify", node, "--json"))
@@ -333,22 +338,22 @@ def test_who_was_never_met_has_nothing_left(office: PrivacyContext, monkeypatch:
     assert left(other.cookie) == ({}, True)
     counts, unknown = left(she.cookie)
     assert (counts["redis.slots"], unknown) == (4, False)  # three of hers, and the kiosk that hangs under one
-    erase(office, she.cookie)
+    erase(context, she.cookie)
     assert left(she.cookie) == ({}, False)
-    with redis.Redis.from_url(office.settings.redis) as client:
+    with redis.Redis.from_url(context.settings.redis) as client:
         client.flushall()
     assert left(she.cookie) == ({"redis.slots": 1}, False)
 
 
 def test_who_names_an_identifier_means_its_nodes_under_all_versions(
-    office: PrivacyContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    context: PrivacyContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys were rotated while nobody was looking: what is held under either version is exported, erased and looked for."""
     keys = NodeKeys.derive(settings.master, 2)
     names = {kind: versions(keys, kind, f"rotated-{kind}") for kind in ("user", "device", "cookie")}
     both = [Person(names["user"][at], names["device"][at], names["cookie"][at], f"1f{at}{'a' * 30}") for at in (0, 1)]
     for she in both:
-        live(office, she)
+        live(context, she)
     point_commands_to(settings, monkeypatch)
     monkeypatch.setenv("HEADWATER_NODE_KEY_VERSION", "2")
 
@@ -361,24 +366,24 @@ def test_who_names_an_identifier_means_its_nodes_under_all_versions(
     assert {row["node"] for row in exported["tables"]["events"]} == hers
     planned = run("erase", "cookie=rotated-cookie", "--dry-run", "--json")
     assert (set(planned["nodes"]), set(planned["shared"])) == (hers | called, {she.kiosk for she in both})
-    pen, members = (
+    writer, members = (
         TransactionalWriter(settings),
-        graph.members_of(office.graph, names["device"], office.alias, keys.later_nodes),
+        graph.members_of(context.graph, names["device"], context.alias, keys.later_nodes),
     )
-    Erasure.begin(office, pen, members, answering(office, both[0].user), 20).run()
-    assert {slot and slot.state for slot in office.graph.read(sorted(hers | called))} == {"erased"}
+    Erasure.begin(context, writer, members, answering(context, both[0].user), 20).run()
+    assert {slot and slot.state for slot in context.graph.read(sorted(hers | called))} == {"erased"}
     assert set(run("verify", "user=rotated-user", "--json")["left"].values()) == {0}
     assert "several persons" in str(CliRunner().invoke(app, ["erase", both[0].kiosk, "--dry-run"]).exception)
 
 
 def test_who_was_erased_before_a_rotation_is_gone(
-    office: PrivacyContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    context: PrivacyContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Her name under the newer keys is nobody's: looked for by it, nothing is left."""
     keys = NodeKeys.derive(settings.master, 2)
     user, device, cookie = (versions(keys, kind, f"before-{kind}")[0] for kind in ("user", "device", "cookie"))
-    live(office, Person(user, device, cookie, "1f9" + "a" * 30))
-    erase(office, user)
+    live(context, Person(user, device, cookie, "1f9" + "a" * 30))
+    erase(context, user)
     point_commands_to(settings, monkeypatch)
     monkeypatch.setenv("HEADWATER_NODE_KEY_VERSION", "2")
     remaining = json.loads(CliRunner().invoke(app, ["verify", "user=before-user", "--json"]).stdout)["left"]

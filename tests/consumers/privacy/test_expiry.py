@@ -114,14 +114,14 @@ def store(plant: Plant, redis_url: str) -> Iterator[RedisGraphStore]:
 
 def write(plant: Plant) -> None:
     """The log and the evidence."""
-    pen = producer(plant.settings)
+    writer = producer(plant.settings)
     for name in SLOTS:  # as an earlier test left them
-        pen.produce(MERGES, None, name.encode())
+        writer.produce(MERGES, None, name.encode())
     for name, (slot, at) in SLOTS.items():
-        pen.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(name, slot, "e", at)), log_key(name, slot))
+        writer.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(name, slot, "e", at)), log_key(name, slot))
     for nodes in EVIDENCE:
-        pen.produce(LINKS, encode(plant.registry.latest(LINKS), link_record(nodes, "e", OLD, 7)), link_id(nodes).encode())
-    assert pen.flush(30) == 0
+        writer.produce(LINKS, encode(plant.registry.latest(LINKS), link_record(nodes, "e", OLD, 7)), link_id(nodes).encode())
+    assert writer.flush(30) == 0
 
 
 def nothing(_records: int) -> None:
@@ -205,9 +205,9 @@ def test_whole_components_that_nobody_saw_are_forgotten(
     assert run(plant, monkeypatch)[1]["slots"] == 0
     back = Slot(STRANGER, logged=False)
     assert store.write([Write(LAPTOP, None, back, 0)]) == [True]
-    pen = producer(plant.settings)
-    pen.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(LAPTOP, back, "e", NOW_MS)), log_key(LAPTOP, back))
-    assert pen.flush(30) == 0
+    writer = producer(plant.settings)
+    writer.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(LAPTOP, back, "e", NOW_MS)), log_key(LAPTOP, back))
+    assert writer.flush(30) == 0
     store.confirm([(LAPTOP, back)])
     with plant.loading():
         plant.wait_caught_up()
@@ -288,9 +288,11 @@ def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisGraph
     def meanwhile(self: RedisGraphStore, slots: Any) -> list[bool]:
         expired = expire(self, slots)
         assert store.write([Write(LAPTOP, None, back, 0)]) == [True]
-        pen = producer(plant.settings)
-        pen.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(LAPTOP, back, "e", OLD)), log_key(LAPTOP, back))
-        assert pen.flush(30) == 0
+        writer = producer(plant.settings)
+        writer.produce(
+            MERGES, encode(plant.registry.latest(MERGES), slot_record(LAPTOP, back, "e", OLD)), log_key(LAPTOP, back)
+        )
+        assert writer.flush(30) == 0
         store.confirm([(LAPTOP, back)])
         return expired
 
@@ -320,7 +322,7 @@ def test_a_warehouse_that_cannot_tell_is_not_believed(
 
 
 def test_in_a_young_house_nothing_is_forgotten(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing was linked before then, the warehouse need not tell: it has no event from then either."""
+    """Where nothing was linked before then, the warehouse need not report: it has no event from then either."""
     code, figures = run(plant, monkeypatch, "--days", "700")
     assert (code, figures["slots"], figures["links"], figures["rows"]) == (0, 0, 0, 0)
     assert missing(store) == set()
@@ -351,12 +353,12 @@ def test_an_erasure_goes_first(plant: Plant, store: RedisGraphStore, monkeypatch
         "request_id": "ab" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": OLD,
         "requested_ts": OLD, "deadline_ts": OLD, "counts": {},
     }  # fmt: skip
-    pen = TransactionalWriter(plant.settings)
-    pen.write([pen.output(ERASURES, b"ab" * 16, record)])
+    writer = TransactionalWriter(plant.settings)
+    writer.write([writer.encode(ERASURES, b"ab" * 16, record)])
     code, error = run(plant, monkeypatch)
     assert (code, "an erasure is not done" in str(error)) == (1, True)
     assert missing(store) == set()
-    pen.write([WriterRecord(ERASURES, b"ab" * 16, None)])
+    writer.write([WriterRecord(ERASURES, b"ab" * 16, None)])
     assert run(plant, monkeypatch, "--dry-run")[0] == 0
 
 
