@@ -101,7 +101,10 @@ class Workbench:
 
     def drop_tables(self) -> None:
         """Drop this run's tables and those older than `LEFT_BEHIND_MS`, except tables that a running mutation still reads."""
-        query = f"SELECT name FROM system.tables WHERE database = '{self.store.database}' AND startsWith(name, '{PREFIX}')"  # noqa: S608
+        query = (
+            "SELECT name FROM system.tables "  # noqa: S608 - names of our own
+            f"WHERE database = '{self.store.database}' AND startsWith(name, '{PREFIX}')"
+        )
         running = [command for _, command, _ in unfinished_mutations(self.store)]
         for (name,) in self.store.rows(query):
             version = int(name.removeprefix(PREFIX).split("_")[0])

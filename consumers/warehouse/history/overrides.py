@@ -94,7 +94,7 @@ def project_if_changed(store: Store, now_ms: int) -> ProjectionResult | None:
 
 def read_input(store: Store) -> OverridesInput:
     """Read the newest blocks of the source tables. Retryable."""
-    query = f"SELECT toString(uuid) FROM system.tables WHERE database = '{store.database}' AND name = 'events'"  # noqa: S608
+    query = f"SELECT toString(uuid) FROM system.tables WHERE database = '{store.database}' AND name = 'events'"  # noqa: S608 - ours
     return OverridesInput(store.rows(query)[0][0], _blocks(store, "events"), _blocks(store, "identity_merges"))
 
 
@@ -146,7 +146,7 @@ def _build_overrides(bench: Workbench, version: int, bucket_nodes: int) -> str:
 
 def _count_changes(bench: Workbench, fresh: str, version: int) -> tuple[int, int, int]:
     """(overrides, new or changed ones, removed ones)."""
-    ((overrides, changed),) = bench.store.rows(f"SELECT count(), countIf(version = {version}) FROM {fresh}")  # noqa: S608
+    ((overrides, changed),) = bench.store.rows(f"SELECT count(), countIf(version = {version}) FROM {fresh}")  # noqa: S608 - ours
     old = f"{bench.database}.identity_overrides"
     query = f"SELECT count() FROM {old} WHERE profile_id NOT IN (SELECT profile_id FROM {fresh})"  # noqa: S608 - names of ours
     return int(overrides), int(changed), int(bench.store.rows(query)[0][0])

@@ -160,7 +160,10 @@ class Contents:
 
 def drop_leftovers(store: Store) -> None:
     """Drop twins of runs that were killed. Retryable."""
-    query = f"SELECT name FROM system.tables WHERE database = '{store.database}' AND startsWith(name, '{PREFIX}')"  # noqa: S608
+    query = (
+        "SELECT name FROM system.tables "  # noqa: S608 - ours
+        f"WHERE database = '{store.database}' AND startsWith(name, '{PREFIX}')"
+    )
     for (name,) in store.rows(query):
         if int(name.removeprefix(PREFIX).split("_")[0]) < time.time() * 1000 - LEFT_BEHIND_MS:
             store.command(f"DROP TABLE IF EXISTS {ddl.quoted(store.database)}.{ddl.quoted(name)}")

@@ -100,7 +100,10 @@ class Deduplicator:
         current = {(source.topic, source.topic_id) for source in committed}
         positions = []
         for topic in topics:
-            query = f"SELECT _topic_id, _partition, max(_offset) FROM {self._name(topic)} WHERE _topic_id != '' GROUP BY ALL ORDER BY ALL"  # noqa: S608, E501
+            query = (
+                f"SELECT _topic_id, _partition, max(_offset) FROM {self._name(topic)} "  # noqa: S608 - ours
+                "WHERE _topic_id != '' GROUP BY ALL ORDER BY ALL"
+            )
             for topic_id, partition, highest in self._store.rows(query):
                 source = TopicPartition(topic, int(partition), str(topic_id))
                 limit = committed.get(source, -1) if (topic, source.topic_id) in current else int(highest) + 1

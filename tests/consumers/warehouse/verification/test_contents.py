@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -57,8 +57,17 @@ def records(contract: Contract) -> list[bytes]:
     return [encode(contract, {**base, **values}) for values in odd]
 
 
+class FilledTable(NamedTuple):
+    """A table with the odd rows, and what compares them."""
+
+    store: Store
+    contents: Contents
+    contract: Contract
+    piece: Slice
+
+
 @pytest.fixture
-def filled(history: History, registry: Registry) -> tuple[Store, Contents, Contract, Slice]:
+def filled(history: History, registry: Registry) -> FilledTable:
     """A table with those rows, inserted as the loader does."""
     contract, store = registry.latest("privacy.acks"), history.store
     store.command("DROP TABLE IF EXISTS headwater.odd SYNC")
@@ -66,10 +75,12 @@ def filled(history: History, registry: Registry) -> tuple[Store, Contents, Contr
     values = records(contract)
     container = Container(contract)
     store.insert(TABLE, container.columns, container.pack(SOURCE, 1_800_000_000_000, enumerate(values)), "token")
-    return store, Contents(store, registry, TABLE), contract, Slice(0, len(values), list(range(len(values))), values)
+    return FilledTable(
+        store, Contents(store, registry, TABLE), contract, Slice(0, len(values), list(range(len(values))), values)
+    )
 
 
-def test_equal_rows_are_equal(filled: tuple[Store, Contents, Contract, Slice]) -> None:
+def test_equal_rows_are_equal(filled: FilledTable) -> None:
     """Also after a merge, and in a column that was widened."""
     store, contents, contract, piece = filled
     positions = range(len(piece.values))
@@ -93,9 +104,7 @@ def test_equal_rows_are_equal(filled: tuple[Store, Contents, Contract, Slice]) -
         ("room = 'y'", "1", {0, 1, 2, 3}),
     ],
 )
-def test_each_changed_value_is_seen(
-    filled: tuple[Store, Contents, Contract, Slice], change: str, condition: str, offsets: set[int]
-) -> None:
+def test_each_changed_value_is_seen(filled: FilledTable, change: str, condition: str, offsets: set[int]) -> None:
     """NULL against 0, a zero's sign, one entry of a map, one element of an array."""
     store, contents, contract, piece = filled
     if change.startswith("room"):
