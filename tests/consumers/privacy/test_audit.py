@@ -1,4 +1,4 @@
-"""The chain of erasures: a record that is changed, taken away or put in is found."""
+"""The chain of erasures detects records that are changed, removed or inserted."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ ASKED = {"request_id": "a" * 32, "requested_ts": 1, "erased_ts": 2, "nodes": ["1
 
 
 def chain(n: int) -> list[dict[str, Any]]:
-    """So many records."""
+    """A chain of n records."""
     records: list[dict[str, Any]] = []
     for _ in range(n):
         head = ChainHead(records[-1]["seq"], records[-1]["hash"]) if records else ChainHead()
@@ -19,7 +19,7 @@ def chain(n: int) -> list[dict[str, Any]]:
 
 
 def test_it_holds_as_written_and_names_nobody() -> None:
-    """In whatever order the counts come back; and nothing of the person is in it."""
+    """The order of counts does not matter, and no record contains an id of the person."""
     records = chain(3)
     shuffled = [{**record, "counts": dict(reversed(record["counts"].items()))} for record in records]
     head = ChainHead(3, records[-1]["hash"])
@@ -29,7 +29,7 @@ def test_it_holds_as_written_and_names_nobody() -> None:
 
 @pytest.mark.parametrize("changed", [{"counts": {"events": 4, "clickhouse.events": 2}}, {"erased_ts": 3}, {"request_id": "b"}])
 def test_a_change_is_found(changed: dict[str, Any]) -> None:
-    """Whatever was changed, by the record's own hash."""
+    """The hash of a changed record no longer fits, whatever was changed."""
     records = chain(3)
     records[1] |= changed
     assert [fault.seq for fault in find_breaks(records, ChainHead(3, records[-1]["hash"]))] == [2]
@@ -37,7 +37,7 @@ def test_a_change_is_found(changed: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("removed", [1, 2])
 def test_a_gap_is_found(removed: int) -> None:
-    """In the middle, and at the end."""
+    """A record is missing in the middle or at the end."""
     records = chain(3)
     head = ChainHead(3, records[-1]["hash"])
     del records[removed]

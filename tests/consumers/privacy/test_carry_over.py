@@ -1,4 +1,4 @@
-"""What is remembered of everybody under the older keys, said again under the newest, on a real Kafka."""
+"""Consent states under the older keys are repeated under the newest, on a real Kafka."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ WITHDRAWN = {"analytics.granted": T - 9, "analytics.withdrawn": T, "marketing.se
 
 @pytest.fixture
 def house(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings of a house whose keys were rotated, for the command too."""
+    """Settings with rotated keys, also for the command."""
     monkeypatch.setenv("HEADWATER_KAFKA", kafka)
     monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("HEADWATER_SECRET", "carried over for a test, forty characters long...")
@@ -41,7 +41,7 @@ def house(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settin
 
 
 def remember(settings: Settings, states: dict[str, Times | None]) -> None:
-    """States of these subjects, on one partition; None is a tombstone."""
+    """Write states of these subjects to one partition; None is a tombstone."""
     registry, kafka = Registry(settings.contracts), producer(settings)
     for subject, times in states.items():
         record = {
@@ -54,7 +54,7 @@ def remember(settings: Settings, states: dict[str, Times | None]) -> None:
 
 
 def carry_over(settings: Settings, states: MemoryStateStore) -> tuple[Any, int]:
-    """What the command says, and how many states the gate then takes down from all that was ever said again."""
+    """The command's answer, and how many states the consent stage records from all signals so far."""
     answer = json.loads(CliRunner().invoke(app, ["carry-over", "--json"]).stdout)
     stage = ConsentStage(
         Registry(settings.contracts),
@@ -72,7 +72,7 @@ def carry_over(settings: Settings, states: MemoryStateStore) -> tuple[Any, int]:
 
 
 def test_a_refusal_outlives_a_rotation(house: Settings) -> None:
-    """Each state stands under the newest name too, as it was; who was erased has none; newest names are not renamed."""
+    """Each state is repeated unchanged under the newest name; erased subjects have none; newest names are not translated."""
     keys, states = NodeKeys.of(house), MemoryStateStore()
     (jo, newer_jo), (ann, newer_ann), (eve, newer_eve) = (versions(keys, "user", name) for name in ("jo", "ann", "eve"))
     remember(house, {jo: {"marketing.denied": T - 1}, ann: {"marketing.denied": T}, eve: {"marketing.denied": T}})
@@ -97,13 +97,13 @@ def test_a_refusal_outlives_a_rotation(house: Settings) -> None:
 
 
 def test_with_one_version_there_is_nothing_to_say(house: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says which setting is meant."""
+    """The error names the setting."""
     monkeypatch.setenv("HEADWATER_NODE_KEY_VERSION", "1")
     assert "HEADWATER_NODE_KEY_VERSION is 1" in str(CliRunner().invoke(app, ["carry-over"]).exception)
 
 
 def test_it_waits_for_an_erasure(house: Settings) -> None:
-    """What is remembered of somebody must not be said again while it is being removed."""
+    """States must not be repeated while an erasure removes them."""
     record = {
         "request_id": "cd" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": T, "requested_ts": T,
         "deadline_ts": T, "counts": {},

@@ -1,4 +1,4 @@
-"""An erasure that is cut short anywhere is completed by the next run: on a real Kafka, Redis and ClickHouse."""
+"""An interrupted erasure is completed by the next run: on a real Kafka, Redis and ClickHouse."""
 
 import json
 import time
@@ -40,7 +40,7 @@ from streams.runtime.privacy.request_consumer import ROOMS, ack_record
 T = int(time.time() * 1000) - 60_000
 STRANGER = "0" + "b" * 32
 EFFECTS = 12
-"""More than a run has: the last runs are not cut short."""
+"""More effects than a run has: the last runs are not interrupted."""
 
 
 class Crash(Exception):
@@ -48,7 +48,7 @@ class Crash(Exception):
 
 
 class Person(NamedTuple):
-    """A user, her cookie and device, and a kiosk that she shares with somebody."""
+    """A user, a cookie and a device of one person, and a kiosk shared with another."""
 
     user: str
     device: str
@@ -57,18 +57,18 @@ class Person(NamedTuple):
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Hers."""
+        """The person's own nodes."""
         return (self.user, self.device, self.cookie)
 
 
 def person(n: int) -> Person:
-    """The nth."""
+    """The nth person."""
     return Person(*(f"{tier}{n:02x}{kind}{tier}{'a' * 28}" for tier, kind in ((0, 0), (1, 0), (2, 0), (1, 1))))
 
 
 @pytest.fixture(scope="module")
 def settings(kafka: str, redis_url: str, clickhouse_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A house without workers; rooms answer when they are asked to."""
+    """An installation without workers; rooms answer when they are asked to."""
     folder = tmp_path_factory.mktemp("privacy")
     secret = "for tests only, forty characters long..."
     fresh = Settings(kafka=kafka, redis=redis_url, clickhouse=clickhouse_url, state_dir=folder, secret=secret, partitions=2)
@@ -79,7 +79,7 @@ def settings(kafka: str, redis_url: str, clickhouse_url: str, tmp_path_factory: 
 
 @pytest.fixture
 def context(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivacyContext]:
-    """What the desk reaches. No identity worker has anything in hand."""
+    """The stores, without identity workers to wait for."""
     monkeypatch.setattr(erasure_module, "GRACE_S", 0.0)
     with redis.Redis.from_url(settings.redis) as client:
         connect = partial(redis.Redis.from_url, settings.redis)
@@ -90,7 +90,7 @@ def context(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pri
 
 
 def live(context: PrivacyContext, she: Person) -> None:
-    """Everything that the house would hold of her."""
+    """Write everything that an installation would hold of a person."""
     registry, kafka = Registry(context.settings.contracts), producer(context.settings)
 
     def say(topic: str, key: str, record: dict[str, Any], partition: int = -1) -> None:
@@ -131,7 +131,7 @@ def live(context: PrivacyContext, she: Person) -> None:
 
 
 def visit(context: PrivacyContext, offset: int, node: str, profile: str, at: int) -> None:
-    """A row of an event."""
+    """Insert a row of an event."""
     context.warehouse.command(
         "INSERT INTO headwater.events (_partition, _offset, node, profile_id, collector_ts, identifiers) VALUES "
         f"(0, {offset}, '{node}', '{profile}', fromUnixTimestamp64Milli(toInt64({at})), ['{node}'])"
@@ -139,7 +139,7 @@ def visit(context: PrivacyContext, offset: int, node: str, profile: str, at: int
 
 
 def answering(context: PrivacyContext, node: str) -> Callable[[str], None]:
-    """Rooms that do their part as soon as somebody waits for them."""
+    """A reporter that answers for the rooms as soon as the erasure waits for them."""
 
     def report(step: str) -> None:
         if step != "waiting for the rooms":
@@ -156,7 +156,7 @@ def answering(context: PrivacyContext, node: str) -> Callable[[str], None]:
 
 
 def erase(context: PrivacyContext, node: str) -> dict[str, Any]:
-    """What the command does."""
+    """Erase as the command does."""
     going_on, writer, report = (
         find_open_erasure(context, [node]),
         TransactionalWriter(context.settings),
@@ -168,14 +168,14 @@ def erase(context: PrivacyContext, node: str) -> dict[str, Any]:
 
 
 def point_commands_to(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the commands read from the environment."""
+    """Point the environment of the commands to these services."""
     for name in ("kafka", "redis", "clickhouse", "state_dir"):
         monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(settings, name)))
     monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
-    """End the process after so many effects; what they were."""
+    """End the process after so many effects; the list of effects."""
     effects: list[str] = []
 
     def counted(owner: type, name: str) -> None:
@@ -200,8 +200,8 @@ def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
     return effects
 
 
-def test_whatever_cuts_it_short_the_next_run_completes_it(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ended after each single effect: what is left is nothing, the proof is written once and says what there was."""
+def test_an_interrupted_run_is_completed_by_the_next(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after each single effect: nothing is left, and the proof is written once with the counts of the beginning."""
     completed = 0
     for n in range(1, EFFECTS + 1):
         she = person(n)
@@ -234,7 +234,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(context: PrivacyContex
 
 
 def assert_erased(context: PrivacyContext, she: Person, proof: dict[str, Any]) -> None:
-    """Nothing is left; the kiosk is there, and under nobody; the others' link and rows stand."""
+    """Nothing is left of the person; the kiosk stays without a link; links and rows of others stay."""
     members = graph.Members(she.nodes, (*she.nodes, she.kiosk), (she.kiosk,))
     remaining = context.count_remaining(members, proof["erased_ts"], context.search(members, proof["erased_ts"]))
     assert set(remaining.values()) == {0}, remaining
@@ -252,7 +252,7 @@ def assert_erased(context: PrivacyContext, she: Person, proof: dict[str, Any]) -
 
 
 def test_a_room_that_does_not_answer_leaves_it_open(context: PrivacyContext) -> None:
-    """The command says who did not answer; the request stays, and is completed once they do."""
+    """The command names the rooms that did not answer; the request stays open and is completed once they do."""
     she = person(200)
     live(context, she)
     members = graph.members(context.graph, she.user, context.alias)
@@ -267,7 +267,7 @@ def test_a_room_that_does_not_answer_leaves_it_open(context: PrivacyContext) -> 
 
 
 def test_who_comes_back_can_be_erased_again(context: PrivacyContext) -> None:
-    """What she left since the first time is stamped with an alias, and goes with the second one."""
+    """Events since the first erasure carry an alias, and the second erasure removes them."""
     she = person(201)
     live(context, she)
     erase(context, she.cookie)
@@ -281,8 +281,8 @@ def test_who_comes_back_can_be_erased_again(context: PrivacyContext) -> None:
     assert (slot.epoch, slot.state) == (2, "erased")
 
 
-def test_a_shared_id_is_nobodys(context: PrivacyContext) -> None:
-    """It is not erased, and the message names nobody."""
+def test_a_shared_id_is_not_erased(context: PrivacyContext) -> None:
+    """A shared id is not erased, and the message names nobody."""
     she = person(202)
     live(context, she)
     with pytest.raises(graph.NotErasable, match="several persons") as refused:
@@ -291,7 +291,7 @@ def test_a_shared_id_is_nobodys(context: PrivacyContext) -> None:
 
 
 def test_the_commands(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody is erased unasked; a copy is its owner's and never written over; `verify` exits 1 while something is there."""
+    """Erasing asks first; a copy is private and never overwritten; `verify` exits 1 while something is left."""
     she = person(203)
     live(context, she)
     point_commands_to(context.settings, monkeypatch)
@@ -313,8 +313,8 @@ def test_the_commands(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch, 
     assert "no such request" in str(run("verify", "ab" * 16).exception)
 
 
-def test_a_slip_of_the_pen_is_told(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an id that nobody came with nothing is held: each command says so, and does not of one that somebody came with."""
+def test_a_misspelt_id_is_reported(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command reports an id of which nothing is held, and only such an id."""
     she, other = person(204), person(205)
     live(context, she)
     point_commands_to(context.settings, monkeypatch)
@@ -325,7 +325,7 @@ def test_a_slip_of_the_pen_is_told(context: PrivacyContext, monkeypatch: pytest.
 
 
 def test_who_was_never_met_has_nothing_left(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """She needs no slot that says she is erased; who was erased does, and it is missed where Redis has lost it."""
+    """An unknown id needs no erased slot; an erased one does, and it is reported where Redis has lost it."""
     she, other = person(206), person(207)
     live(context, she)
     point_commands_to(context.settings, monkeypatch)
@@ -348,7 +348,7 @@ def test_who_was_never_met_has_nothing_left(context: PrivacyContext, monkeypatch
 def test_who_names_an_identifier_means_its_nodes_under_all_versions(
     context: PrivacyContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys were rotated while nobody was looking: what is held under either version is exported, erased and looked for."""
+    """After a rotation of the keys, data under either version is exported, erased and searched."""
     keys = NodeKeys.derive(settings.master, 2)
     names = {kind: versions(keys, kind, f"rotated-{kind}") for kind in ("user", "device", "cookie")}
     both = [Person(names["user"][at], names["device"][at], names["cookie"][at], f"1f{at}{'a' * 30}") for at in (0, 1)]
@@ -379,7 +379,7 @@ def test_who_names_an_identifier_means_its_nodes_under_all_versions(
 def test_who_was_erased_before_a_rotation_is_gone(
     context: PrivacyContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Her name under the newer keys is nobody's: looked for by it, nothing is left."""
+    """The name under newer keys was never linked: searched by it, nothing is left."""
     keys = NodeKeys.derive(settings.master, 2)
     user, device, cookie = (versions(keys, kind, f"before-{kind}")[0] for kind in ("user", "device", "cookie"))
     live(context, Person(user, device, cookie, "1f9" + "a" * 30))

@@ -1,4 +1,4 @@
-"""Ids that were not seen for long are forgotten, whole components, on a real Kafka, Redis and ClickHouse; nobody else's are."""
+"""Components without an active id are forgotten, and no others, on a real Kafka, Redis and ClickHouse."""
 
 import json
 import time
@@ -73,7 +73,7 @@ LEFT: set[Nodes] = {(REGULAR, SEEN), (LATELY, LINKED), (FORMER, STALE)}
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """A broker and a warehouse of its own."""
+    """A broker and a warehouse of the module's own."""
     folder = tmp_path_factory.mktemp("expiry")
     with (
         EmbeddedKafka(folder / "kafka") as kafka,
@@ -88,7 +88,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
 
 @pytest.fixture
 def store(plant: Plant, redis_url: str) -> Iterator[RedisGraphStore]:
-    """The graph, as the log has it, and events of some of its nodes, all of it loaded."""
+    """The graph as the log has it, and loaded events of some of its nodes."""
     plant.environment["HEADWATER_REDIS"] = redis_url
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
@@ -113,7 +113,7 @@ def store(plant: Plant, redis_url: str) -> Iterator[RedisGraphStore]:
 
 
 def write(plant: Plant) -> None:
-    """The log and the evidence."""
+    """Write the log and the evidence."""
     writer = producer(plant.settings)
     for name in SLOTS:  # as an earlier test left them
         writer.produce(MERGES, None, name.encode())
@@ -125,11 +125,11 @@ def write(plant: Plant) -> None:
 
 
 def nothing(_records: int) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 def overrides(plant: Plant) -> list[tuple[Any, ...]]:
-    """Of the warehouse."""
+    """Identity overrides of the warehouse."""
     return plant.store.rows("SELECT profile_id, canonical FROM headwater.identity_overrides")
 
 
@@ -142,7 +142,7 @@ def run(plant: Plant, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int
 
 
 def evidence(plant: Plant) -> set[Nodes]:
-    """What the topic says of links, the newest record of each."""
+    """Links of the newest record of each key."""
     newest: dict[bytes | None, bytes | None] = {}
     for records in read_topic(plant.settings, LINKS):
         newest.update(records)
@@ -160,7 +160,7 @@ def rows(plant: Plant) -> set[str]:
 
 
 def assert_forgotten(plant: Plant, store: RedisGraphStore, forgotten: set[str], evidence_left: set[Nodes]) -> None:
-    """Everywhere, for good: in a graph built anew and after the loader has read everything again."""
+    """Nodes are forgotten everywhere, also in a rebuilt graph and after the loader has read everything again."""
     assert missing(store) == forgotten
     assert rows(plant) == SLOTS.keys() - forgotten
     assert evidence(plant) == evidence_left
@@ -196,7 +196,7 @@ def assert_forgotten(plant: Plant, store: RedisGraphStore, forgotten: set[str], 
 def test_whole_components_that_nobody_saw_are_forgotten(
     plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that were seen, linked lately, intervened in, or whose profile a row carries stay; so does what comes back."""
+    """Components stay that are active, linked lately, demoted or read by a row's profile; new links after it stay too."""
     figures = {"days": 395, "slots": len(GONE), "links": 4, "rows": len(GONE), "kept": 0}
     assert run(plant, monkeypatch, "--dry-run") == (0, {**figures, "dry_run": True})
     assert missing(store) == set()
@@ -220,17 +220,17 @@ def test_whole_components_that_nobody_saw_are_forgotten(
 
 
 EFFECTS = 10
-"""More than a run has: the last runs are not cut short."""
+"""More effects than a run has: the last runs are not interrupted."""
 
 
 class Crash(Exception):
     """The process ends here."""
 
 
-def test_whatever_cuts_it_short_the_next_run_completes_it(
+def test_an_interrupted_run_is_completed_by_the_next(
     plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs that end after their first effect, their second, and so on; the last one does the rest."""
+    """Runs are interrupted after their first effect, their second, and so on; the last one completes the rest."""
     remaining = 0
 
     def counted(effect: Callable[..., Any]) -> Callable[..., Any]:
@@ -263,7 +263,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
 
 
 def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slot that a worker has rewritten, and what it hangs under; a pending one that says the same goes."""
+    """A slot that a worker has rewritten stays, as does what points to it; a pending but equal slot goes."""
     rewritten = Slot(STRANGER, logged=False, epoch=1)
     forget = inactive.forget_links
 
@@ -282,7 +282,7 @@ def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisGraphStore, 
 
 
 def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that links a node anew, and logs that, between its slot's end and its tombstone."""
+    """A worker links a node and logs it between the removal of its slot and the tombstone."""
     expire, back = RedisGraphStore.expire, Slot(REGULAR, logged=False)
 
     def meanwhile(self: RedisGraphStore, slots: Any) -> list[bool]:
@@ -307,7 +307,7 @@ def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisGraph
 def test_a_warehouse_that_cannot_tell_is_not_believed(
     plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is behind, or that holds no events from then."""
+    """The warehouse is behind, or has no events from then."""
     plant.send([event(plant.registry.latest("events.resolved"), 9)])
     code, error = run(plant, monkeypatch, "--patience", "1")
     assert (code, "wait for headwater.warehouse" in str(error)) == (1, True)
@@ -322,14 +322,14 @@ def test_a_warehouse_that_cannot_tell_is_not_believed(
 
 
 def test_in_a_young_house_nothing_is_forgotten(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing was linked before then, the warehouse need not report: it has no event from then either."""
+    """Without older links the warehouse is not asked, although it has no event from then."""
     code, figures = run(plant, monkeypatch, "--days", "700")
     assert (code, figures["slots"], figures["links"], figures["rows"]) == (0, 0, 0, 0)
     assert missing(store) == set()
 
 
-def test_a_worker_hears_of_it(plant: Plant, store: RedisGraphStore) -> None:
-    """It does not use what it remembers of a forgotten node; what was rewritten it keeps; and it says evidence anew."""
+def test_a_worker_follows_the_tombstones(plant: Plant, store: RedisGraphStore) -> None:
+    """A worker drops its memory of a forgotten node, keeps a rewritten one, and writes evidence again."""
     stage = IdentityStage(plant.registry, store, Metrics(), IdentityDependencies(alias(plant.settings.master)))
     for records in read_topic(plant.settings, MERGES):
         stage.on_broadcast(MERGES, [(key, value) for key, value in records if value is not None])
@@ -348,7 +348,7 @@ def test_a_worker_hears_of_it(plant: Plant, store: RedisGraphStore) -> None:
 
 
 def test_an_erasure_goes_first(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as one is not done nothing is forgotten: both would write the same records anew."""
+    """Nothing is forgotten while an erasure is open, because both rewrite the same records."""
     record = {
         "request_id": "ab" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": OLD,
         "requested_ts": OLD, "deadline_ts": OLD, "counts": {},
@@ -362,8 +362,8 @@ def test_an_erasure_goes_first(plant: Plant, store: RedisGraphStore, monkeypatch
     assert run(plant, monkeypatch, "--dry-run")[0] == 0
 
 
-def test_the_command_is_told_in_words(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For people on a terminal."""
+def test_the_command_prints_figures(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command prints figures for a terminal."""
     for name, value in plant.environment.items():
         monkeypatch.setenv(name, value)
     result = CliRunner().invoke(app, ["expire", "--dry-run"])
@@ -374,7 +374,7 @@ def test_the_command_is_told_in_words(plant: Plant, store: RedisGraphStore, monk
 def test_a_profile_that_a_row_carries_does_not_become_anothers(
     plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However old the row is; once it is gone, and no override needs it, the component goes."""
+    """The component stays while any row carries the profile, and goes once neither a row nor an override needs it."""
     rewrite = "ALTER TABLE headwater.events {} SETTINGS mutations_sync = 1"
     plant.store.command(rewrite.format(f"UPDATE profile_id = '{PHONE}' WHERE node = '{PHONE}'"))
     assert run(plant, monkeypatch)[0] == 0

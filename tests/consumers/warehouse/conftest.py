@@ -1,4 +1,4 @@
-"""One broker and one ClickHouse of the warehouse's own: its group and its tables have fixed names."""
+"""A broker and a ClickHouse of the warehouse's own: its group and its tables have fixed names."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from tests.consumers.warehouse.plant import Plant
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """A plant that nothing else uses."""
+    """Servers that no other module uses."""
     folder = tmp_path_factory.mktemp("warehouse")
     with EmbeddedKafka(folder / "kafka") as kafka, EmbeddedClickHouse(folder / "clickhouse") as clickhouse:
         fresh = Plant(kafka.address, clickhouse, folder)
@@ -34,6 +34,6 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
 
 @pytest.fixture
 def history(clickhouse: History) -> History:
-    """The same, empty."""
+    """The same ClickHouse with empty tables."""
     clickhouse.empty()
     return clickhouse

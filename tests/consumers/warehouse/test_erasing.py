@@ -1,4 +1,4 @@
-"""A person's rows go, nobody else's do, and no replay brings them back: on a real engine, with a real loader."""
+"""Rows of a person are erased, rows of others stay, and no replay brings them back: on a real engine, with a real loader."""
 
 import json
 from typing import Any
@@ -42,14 +42,14 @@ STAY = {"kiosk", "bob", "bob-beside-her", "later"}
 
 
 def record(plant: Plant, topic: str, **more: Any) -> bytes:
-    """A record of which only this matters."""
+    """A record with these fields and made-up values."""
     contract = plant.registry.latest(topic)
     fields = {field["name"]: value_for(field["type"]) for field in contract.schema["fields"]}
     return encode(contract, fields | more)
 
 
 def fill(plant: Plant) -> None:
-    """Two persons and a kiosk in every table that names somebody."""
+    """Load two persons and a kiosk into every table that names somebody."""
     contract = plant.registry.latest("events.resolved")
     events = [
         event(contract, n, event_id=name, node=node, profile_id=profile, identifiers=ids, decision_token="",
@@ -75,7 +75,7 @@ def ids(store: Store, table: str, column: str) -> set[str]:
 
 
 def test_her_rows_go_and_no_replay_brings_them_back(plant: Plant) -> None:
-    """Out of every table, by node and by what was stamped; nobody else's; exact before, after, and after a replay of it all."""
+    """Rows go by node and by stamped profile, those of others stay; exact before, after, and after a replay of everything."""
     with plant.loading():
         fill(plant)
         plant.wait_caught_up()
@@ -105,7 +105,7 @@ def test_her_rows_go_and_no_replay_brings_them_back(plant: Plant) -> None:
 
 
 def assert_erased(plant: Plant) -> None:
-    """Nothing of hers is left, all of the others' is, and the warehouse is what Kafka has without it."""
+    """Nothing of the person is left, everything of others is, and the warehouse equals Kafka without the erased rows."""
     store = plant.store
     assert set(count_rows(store, WHO).values()) == {0}
     assert ids(store, "events", "event_id") == STAY
@@ -121,7 +121,7 @@ def assert_erased(plant: Plant) -> None:
 
 
 def test_a_crash_between_taking_down_and_removing_is_completed(plant: Plant) -> None:
-    """What was taken down and still stands is removed by the next run, with the same counts."""
+    """Rows whose positions are written but that still exist are removed by the next run, with the same counts."""
     migrate(plant.settings)
     contract = plant.registry.latest("events.resolved")
     zoe = ErasedPerson(["2" + "d" * 32], ["2" + "d" * 32], [], NOW_MS + 1_000)
@@ -139,7 +139,7 @@ def test_a_crash_between_taking_down_and_removing_is_completed(plant: Plant) -> 
 
 
 def test_no_id_that_is_none_gets_into_a_statement() -> None:
-    """What is no node is refused before anything is asked."""
+    """Text that is no node is refused before any query."""
     with pytest.raises(ValueError, match="id"):
         row_conditions("headwater", WHO._replace(nodes=["x') OR (1=1"]))
 

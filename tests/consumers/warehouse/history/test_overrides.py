@@ -1,4 +1,4 @@
-"""History under today's identity, in the real engine."""
+"""Identity overrides, in the real engine."""
 
 import json
 import random
@@ -15,7 +15,7 @@ from tests.consumers.warehouse.merge_history import NOW_MS, History, Slot, node,
 
 
 def test_a_chain_of_any_length_ends_at_its_root(history: History) -> None:
-    """Two thousand pointers within one tier, and then three tiers down to a user and her label."""
+    """Two thousand pointers within one tier, then three tiers down to a user and its label."""
     chain = [Slot(node(2, n + 1), node(2, n)) for n in range(2_000)]
     history.merge(*chain, Slot(node(2, 0), node(1, 7)), Slot(node(1, 7), node(0, 1)), Slot(node(0, 1), node(1, 9)))
     history.stamp(node(2, 2_000), node(2, 1_999), node(2, 3), node(1, 7), node(0, 1))
@@ -27,7 +27,7 @@ def test_a_chain_of_any_length_ends_at_its_root(history: History) -> None:
 
 
 def test_a_label_is_not_followed(history: History) -> None:
-    """The label of a user hangs under her: who is stamped with it keeps it, whoever comes to her gets it."""
+    """The label of a user points to the user: rows with the label keep it, and rows of its other nodes get it."""
     label, user = node(2, 5), node(0, 1)
     history.merge(Slot(label, user), Slot(user, label), Slot(node(2, 6), user), Slot(node(2, 8), node(0, 2)))
     history.stamp(label, node(2, 6), node(2, 8))
@@ -36,7 +36,7 @@ def test_a_label_is_not_followed(history: History) -> None:
 
 
 def test_a_user_under_newer_keys_is_the_same(history: History) -> None:
-    """Whatever her two nodes hang under each other: both, and all below, are what events of the one above are stamped with."""
+    """Whichever of two user nodes points to the other, both and all below map to what the upper one is stamped with."""
     history.merge(
         Slot(node(2, 5), node(0, 9)), Slot(node(0, 9), node(2, 5)), Slot(node(0, 3), node(0, 9)), Slot(node(2, 6), node(0, 3)),
         Slot(node(0, 7), node(0, 7)), Slot(node(0, 8), node(0, 7)), Slot(node(2, 7), node(0, 8)),
@@ -49,7 +49,7 @@ def test_a_user_under_newer_keys_is_the_same(history: History) -> None:
 
 
 def test_only_ids_that_an_event_was_stamped_with_have_an_override(history: History) -> None:
-    """A thousand linked nodes, three of them stamped; an id without a slot, an alias and no id at all are themselves."""
+    """Of a thousand linked nodes three are stamped; ids without a slot, aliases and empty ids map to themselves."""
     history.merge(*(Slot(node(2, n), node(1, n)) for n in range(1_000)))
     history.stamp(node(2, 5), node(2, 6), node(2, 7), node(1, 5), node(3, 5), "f" * 33, "")
     assert project(history.store, NOW_MS).overrides == 3
@@ -59,7 +59,7 @@ def test_only_ids_that_an_event_was_stamped_with_have_an_override(history: Histo
 
 
 def test_shared_nodes_are_followed_and_erased_ones_are_not(history: History) -> None:
-    """A shared node keeps what it was stamped with before; ids of an erased person lead nowhere, nor do ways over them."""
+    """A shared node keeps its earlier mapping; ids of an erased person, and paths over them, have none."""
     history.merge(
         Slot(node(2, 1), node(1, 1)), Slot(node(2, 1), node(1, 1), 1, "shared"),
         Slot(node(2, 2), node(1, 2)), Slot(node(2, 2), node(2, 2), 1, "erased"),
@@ -72,7 +72,7 @@ def test_shared_nodes_are_followed_and_erased_ones_are_not(history: History) -> 
 
 
 def test_a_rewrite_with_a_higher_epoch_changes_and_removes_overrides(history: History) -> None:
-    """Whatever the order in which the records came: the highest epoch counts."""
+    """The highest epoch counts, whatever the order of the records."""
     history.merge(Slot(node(2, 1), node(1, 1)), Slot(node(2, 2), node(1, 2)), Slot(node(2, 3), node(1, 3)))
     history.stamp(node(2, 1), node(2, 2), node(2, 3))
     project(history.store, NOW_MS)
@@ -87,7 +87,7 @@ def test_a_rewrite_with_a_higher_epoch_changes_and_removes_overrides(history: Hi
 
 @pytest.mark.parametrize("newer_first", [False, True])
 def test_of_a_node_that_was_forgotten_and_linked_anew_the_newer_link_counts(history: History, newer_first: bool) -> None:
-    """Both have the same epoch, and the older record may still be there, or be loaded again."""
+    """Both records have the same epoch, and the older one may still be there or be loaded again."""
     old, new = (Slot(node(2, 9), node(2, 1)), 0.2), (Slot(node(2, 9), node(2, 5)), 0.1)
     for slot, days_ago in (new, old) if newer_first else (old, new):
         history.merge(slot, days_ago=days_ago)
@@ -97,7 +97,7 @@ def test_of_a_node_that_was_forgotten_and_linked_anew_the_newer_link_counts(hist
 
 
 def test_ids_that_share_a_prefix_are_kept_apart(history: History) -> None:
-    """Overrides are found by the whole id: ids that differ in the last digit only, or in the tier only, do not mix."""
+    """Overrides are found by the whole id: ids that differ in the last digit or in the tier only do not mix."""
     hexes = "ab" * 15
     ids = [f"{tier}{hexes}{last:02x}" for tier in (2, 3) for last in range(40)]
     history.merge(*(Slot(profile, node(1, n)) for n, profile in enumerate(ids[::2])))
@@ -142,7 +142,7 @@ class Failing:
         self.remaining = at
 
     def command(self, statement: str) -> None:
-        """The store's, until it fails; clearing up fails too."""
+        """Run the statement, or fail; clean-up fails too."""
         self.remaining -= 1
         if self.remaining < 0:
             raise Retryable("away")
@@ -153,7 +153,7 @@ class Failing:
 
 
 def test_a_run_that_was_cut_short_anywhere_leaves_the_old_or_the_new(history: History) -> None:
-    """Cut at each statement in turn, the table is never half a one, and the next run makes it right and clears up."""
+    """Interrupted at each statement, the table is old or new, never partial, and the next run completes and cleans up."""
     history.merge(Slot(node(2, 1), node(1, 1)), Slot(node(3, 1), node(2, 1)))
     history.stamp(node(2, 1), node(3, 1))
     project(history.store, NOW_MS)
@@ -177,7 +177,7 @@ def test_a_run_that_was_cut_short_anywhere_leaves_the_old_or_the_new(history: Hi
 
 
 def test_a_server_that_was_killed_has_the_overrides_again(history: History) -> None:
-    """kill -9: the view answers as before, and the next run goes on from what was seen."""
+    """After kill -9 the view answers as before, and the next run continues from the processed blocks."""
     history.merge(Slot(node(2, 1), node(1, 1)), Slot(node(2, 2), node(1, 2)))
     history.stamp(node(2, 1))
     for minute in range(3):
@@ -191,7 +191,7 @@ def test_a_server_that_was_killed_has_the_overrides_again(history: History) -> N
 
 
 def test_without_new_rows_there_is_nothing_to_do_and_old_parts_are_not_read_again(history: History) -> None:
-    """Once a second run has looked a minute later; a new row, or a new slot, is news."""
+    """Blocks count as processed once a second run has read them a minute later; new rows and new slots start a run."""
     history.merge(Slot(node(2, 1), node(1, 1)), Slot(node(2, 2), node(1, 2)))
     history.stamp(node(2, 1))
     assert project_if_changed(history.store, NOW_MS) is not None
@@ -209,7 +209,7 @@ def test_without_new_rows_there_is_nothing_to_do_and_old_parts_are_not_read_agai
 
 
 def test_the_command_prints_counts(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For people and as JSON; its help has an example."""
+    """Text and JSON show the same figures, and the help has an example."""
     monkeypatch.setenv("HEADWATER_CLICKHOUSE", history.server.url)
     history.merge(Slot(node(2, 1), node(1, 1)))
     history.stamp(node(2, 1), node(1, 5))

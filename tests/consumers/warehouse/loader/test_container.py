@@ -1,4 +1,4 @@
-"""Container files around undecoded datums."""
+"""Avro containers around undecoded datums."""
 
 from io import BytesIO
 from pathlib import Path

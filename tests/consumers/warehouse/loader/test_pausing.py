@@ -1,4 +1,4 @@
-"""Which partitions are read and inserted while some wait. No broker: the client is created and never asked."""
+"""Which partitions are read and inserted while some wait. Without a broker: the client is never used."""
 
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,17 @@ class Switches:
         self.paused: set[tuple[str, int]] = set()
 
     def pause(self, partitions: list[Any]) -> None:
-        """As the client does it."""
+        """Pause as the client does."""
         self.paused |= {(partition.topic, partition.partition) for partition in partitions}
 
     def resume(self, partitions: list[Any]) -> None:
-        """As the client does it."""
+        """Resume as the client does."""
         self.paused -= {(partition.topic, partition.partition) for partition in partitions}
 
 
 @pytest.fixture
 def warehouse(tmp_path: Path, contracts_dir: Path) -> Warehouse:
-    """A loader that is connected to nothing."""
+    """A loader without connections."""
     settings = load_settings(kafka="127.0.0.1:1", clickhouse="http://127.0.0.1:1", state_dir=tmp_path, secret=SECRET)
     registry = Registry(contracts_dir)
     loop = Warehouse(settings, RowLoader(Store(settings), registry, Metrics()), registry, Metrics())
@@ -53,7 +53,7 @@ def buffer(warehouse: Warehouse, topic: str, partition: int, size: int = 0) -> P
 
 
 def test_a_table_that_waits_stops_no_empty_partition(warehouse: Warehouse) -> None:
-    """Partitions that are full of records nobody takes are paused, however much they hold; the others are read."""
+    """Partitions full of records that cannot be inserted are paused, however much they hold; the others are read."""
     for partition in range(TOTAL_BYTES // MAX_BYTES):
         stuck = buffer(warehouse, "events.resolved", partition, MAX_BYTES)
         stuck.mark_failed(stuck.next_batch(), "column page_title is UInt8", 0.0)
@@ -64,7 +64,7 @@ def test_a_table_that_waits_stops_no_empty_partition(warehouse: Warehouse) -> No
 
 
 def test_a_partition_that_waits_is_paused_and_read_again_once_it_is_done(warehouse: Warehouse) -> None:
-    """It holds its batch and reads no further, so that memory stays bounded by what waits."""
+    """A waiting partition keeps its batch and reads no further, so memory stays bounded."""
     stuck = buffer(warehouse, "events.resolved", 0, 100)
     batch = stuck.next_batch()
     stuck.mark_failed(batch, "ClickHouse: its disk is full", 0.0)
@@ -77,7 +77,7 @@ def test_a_partition_that_waits_is_paused_and_read_again_once_it_is_done(warehou
 
 
 def test_one_insert_at_a_time_is_tried_again(warehouse: Warehouse) -> None:
-    """A table whose inserts hang holds one thread, and the others go on."""
+    """A table whose inserts hang occupies one thread, and the others go on."""
     stuck = [buffer(warehouse, "events.resolved", n, 100) for n in range(3)]
     for waiting in stuck:
         waiting.mark_failed(waiting.next_batch(), "ClickHouse: it takes too long", 0.0)

@@ -1,4 +1,4 @@
-"""Values that are equal hash equal, whatever they are: NULL, NaN, maps, arrays, columns that were widened."""
+"""Equal values have equal hashes: NULL, NaN, maps, arrays, widened columns."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ ODD: tuple[dict[str, Any], ...] = (
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """A contract with one field of each kind that could hash oddly."""
+    """A contract with one field of each kind that could hash differently."""
     folder: Path = tmp_path_factory.mktemp("contracts")
     for file in [*PACKAGED_CONTRACTS.glob("*.avsc"), *PACKAGED_CONTRACTS.glob("*.json")]:
         shutil.copy(file, folder)
@@ -68,7 +68,7 @@ class FilledTable(NamedTuple):
 
 @pytest.fixture
 def filled(history: History, registry: Registry) -> FilledTable:
-    """A table with those rows, inserted as the loader does."""
+    """A table with those rows, inserted as the loader inserts."""
     contract, store = registry.latest("privacy.acks"), history.store
     store.command("DROP TABLE IF EXISTS headwater.odd SYNC")
     store.command(ddl.create_table(contract, TABLE))

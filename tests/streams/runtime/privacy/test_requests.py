@@ -1,4 +1,4 @@
-"""Privacy requests: open until every room has answered, overdue past their time, bounded."""
+"""Privacy requests are open until every room has answered, overdue after their deadline, and bounded in number."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def answered(name: str, room: str) -> dict[str, object]:
 
 
 def test_a_request_is_open_until_every_room_has_answered() -> None:
-    """Answers in any order, also before the request and twice; what is missing is named, and when it is overdue."""
+    """Acks count in any order, before the request and twice; missing rooms and overdue requests are named."""
     log = RequestLog()
     log.add(ACKS, answered("b", ROOMS[0]))
     log.add(REQUESTS, asked("b", 2_000))
@@ -32,7 +32,7 @@ def test_a_request_is_open_until_every_room_has_answered() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answered ones are forgotten first; open ones stay as long as there is room."""
+    """Answered requests are forgotten first; open ones stay as long as there is room."""
     monkeypatch.setattr(requests, "MOST_REQUESTS", 10)
     log = RequestLog()
     for n in range(200):
