@@ -148,7 +148,7 @@ def test_a_topic_of_another_id_ends_the_loader_when_it_is_assigned(plant: Plant)
 
 
 def test_kill_9_at_random_moments_loses_and_doubles_nothing(plant: Plant) -> None:
-    """Each record has one row after kills of the loader and (every fourth) of ClickHouse, under load, with aborted transactions."""
+    """Each record has one row after kills of the loader and of ClickHouse, under load, with aborted transactions."""
     chance = random.Random(7)
     contract = plant.registry.latest("events.resolved")
     before = sum(result.records for result in verify(plant.settings) if result.topic == "events.resolved")

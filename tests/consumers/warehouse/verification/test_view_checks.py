@@ -64,7 +64,7 @@ def test_a_view_that_works_is_listed_and_quiet(store: Store) -> None:
 def test_a_view_that_fails_on_new_rows_is_noticed_until_it_is_mended(
     store: Store, history: History, select: str, failure: str
 ) -> None:
-    """A failure is named by its error, never its text, which quotes rows; it is checked with the same rows until it succeeds."""
+    """A failure is named by its error, never its text, which quotes rows; it is checked with these rows until it succeeds."""
     store.command(f"CREATE MATERIALIZED VIEW lab.broken TO lab.target AS SELECT {select} FROM headwater.events")
     metrics = Metrics()
     verifying = VerificationThread(history.settings, store, Registry(history.settings.contracts), metrics)
