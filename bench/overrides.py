@@ -49,7 +49,7 @@ SLOTS = (
 
 
 def fill(store: Store, rows: int, overrides: int, slots: int) -> None:
-    """Events, and slots of the identity graph; `overrides` of these are of profiles that have events."""
+    """Create events and slots of the identity graph; `overrides` of the slots are of profiles with events."""
     profiles = rows // ROWS_A_PROFILE
     store.command(f"CREATE DATABASE {DATABASE} ENGINE = Atomic")
     store.command(
@@ -70,7 +70,7 @@ def fill(store: Store, rows: int, overrides: int, slots: int) -> None:
 
 
 def projected(store: Store, process: psutil.Process, overrides: int) -> dict[str, float]:
-    """The first run, which reads every event, and a later one, which finds nothing new in them."""
+    """Measure the first run, which reads every event, and later ones, which find nothing new."""
     figures: dict[str, float] = {}
     for number, run in enumerate(("first", "second", "later")):
         cpu, wall = timed(process, lambda at=number: project(store, NOW_MS + at * OVERLAP_MS))  # type: ignore[misc] # as below
@@ -91,7 +91,7 @@ def timed(process: psutil.Process, ask: Callable[[], Any]) -> tuple[float, float
 
 
 def measure(store: Store, process: psutil.Process, rounds: int) -> list[dict[str, Any]]:
-    """A row a query; a round of each first that does not count."""
+    """Measure each query; the first round does not count."""
     results = []
     for name, query in QUERIES.items():
         both = {
@@ -122,7 +122,7 @@ def summary(timings: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """For people."""
+    """Print a table."""
     table = Table("query", "plain, CPU s", "mapped, CPU s", "ratio", "plain, s", "mapped, s", "ratio", title=figures["what"])
     for row in figures["queries"]:
         cells = [row[f"{kind}_{unit}_median_s"] for unit in ("cpu", "wall") for kind in ("plain", "mapped")]
@@ -138,7 +138,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.overrides", description=__doc__, epilog="Example: python -m bench.overrides --rounds 5 --json"
     )

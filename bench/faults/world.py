@@ -40,13 +40,13 @@ START_S = 60.0
 STOP_S = 10.0
 RESTART_PAUSE_S = 0.3
 QUICK_ENDS = 40
-"""So many ends of a loader in a row, none of which ran for `STEADY_S`, and the bench gives up."""
+"""The bench gives up after so many ends of a loader in a row that ran for less than `STEADY_S`."""
 STEADY_S = 15.0
 SECRET = "a secret of the benchmark, long enough"  # noqa: S105 - protects made-up events
 
 
 class WorldError(Exception):
-    """The processes do not do what they must for the run to go on; the message carries the end of a log."""
+    """A process keeps the run from continuing; the message contains the end of a log."""
 
 
 ServerCommand = Callable[[Path, int, int], Sequence[str]]
@@ -60,7 +60,7 @@ def embedded_clickhouse(folder: Path, port: int, memory_bytes: int) -> Sequence[
 
 @dataclass
 class FaultService:
-    """One program that is to run. `enabled` is False while a fault keeps it away."""
+    """One program. `enabled` is False while a fault keeps it from running."""
 
     name: str
     program: Callable[[], Program]
@@ -68,16 +68,16 @@ class FaultService:
     child: Child | None = None
     enabled: bool = False
     restarts: int = 0
-    """Starts after an end that was no orderly stop."""
+    """Starts after an unordered end."""
     own_ends: int = 0
-    """Ends that nobody here asked for."""
+    """Ends that the bench did not cause."""
     quick_ends: int = 0
     started: float = 0.0
     ended: float = 0.0
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process runs."""
         return self.child is not None and self.child.exit_code() is None
 
     @property
@@ -90,7 +90,7 @@ class FaultService:
         self.child, self.enabled, self.started = Child(self.program()), True, time.monotonic()
 
     def kill(self) -> None:
-        """kill -9; it is not started again until it is wanted."""
+        """Kill with SIGKILL; it stays down until it is started."""
         assert self.child is not None
         self.enabled = False
         self.restarts += 1
@@ -168,7 +168,7 @@ class FaultWorld:
         self.clickhouse.child.wait_ready(partial(http_answers, f"{self.url}/ping", "Ok."), START_S)
 
     def kill_clickhouse(self) -> None:
-        """kill -9, and a new one over its data."""
+        """Kill with SIGKILL, and start one over its data."""
         self.clickhouse.kill()
         self.start_clickhouse()
 
@@ -180,7 +180,7 @@ class FaultWorld:
         self.start_clickhouse()
 
     def ensure_clickhouse(self, memory_bytes: int, attempts: int = 3) -> None:
-        """`restart_clickhouse`, again where a start fails: what a start without memory left behind goes with the next one."""
+        """`restart_clickhouse`, repeated where a start fails for lack of memory."""
         for attempt in range(attempts):
             try:
                 return self.restart_clickhouse(memory_bytes)
@@ -303,7 +303,7 @@ class FaultWorld:
         }
 
     def write_services(self) -> None:
-        """Say which process is which service, as `headwater up` does, so that `headwater doctor` looks at them."""
+        """Write the process list as `headwater up` does, so that `headwater doctor` checks these processes."""
         kafka = ("kafka", self.kafka.pid if self.kafka.running else 0, self.kafka.port, 0)
         others = (service for service in (self.clickhouse, *self.loaders) if service.child is not None)
         rows = [kafka, *((service.name, service.pid, service.port, service.restarts) for service in others)]
