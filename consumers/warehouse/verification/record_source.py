@@ -3,7 +3,7 @@
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import confluent_kafka as ck
 
@@ -36,18 +36,6 @@ class Slice(NamedTuple):
         """The same slice from an offset on."""
         at = bisect_left(self.offsets, first)
         return Slice(first, self.end, self.offsets[at:], self.values[at:])
-
-
-class RecordSource(Protocol):
-    """A source of records. Retryable while it is away."""
-
-    def low(self, source: TopicPartition) -> int:
-        """The first offset that is still available."""
-        ...
-
-    def slices(self, source: TopicPartition, first: int, end: int) -> Iterator[Slice]:
-        """Records of a range in order, at most `MAX_RECORDS` at a time; the slices cover the range without gaps."""
-        ...
 
 
 class CommittedOffset(NamedTuple):
@@ -90,7 +78,7 @@ class KafkaRecords:
         return [_position(position, ids[position.topic]) for position in positions]
 
     def low(self, source: TopicPartition) -> int:
-        """See `RecordSource`."""
+        """The first offset that Kafka still has. Retryable."""
         return self._watermarks(source)[0]
 
     def high(self, source: TopicPartition) -> int:
@@ -107,7 +95,7 @@ class KafkaRecords:
         return [position.offset if position.offset >= 0 else None for position in answered]
 
     def slices(self, source: TopicPartition, first: int, end: int) -> Iterator[Slice]:
-        """See `RecordSource`."""
+        """Yield the records of a range in order, at most `MAX_RECORDS` a slice; slices cover it without gaps. Retryable."""
         last = min(end, self.high(source))  # Kafka has no more, whatever was committed
         if first >= last:
             yield Slice(first, end, [], [])
