@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 from consumers.privacy.topics import ERASURES, TransactionalWriter, WriterRecord
 from infra.clients.kafka import producer
+from infra.ops.consent import app
 from infra.ops.topics import apply
 from infra.settings import Settings, load_settings
 from infra.telemetry.metrics import Metrics
 from schemas.codec import encode
 from schemas.registry import Registry
-from streams.consent.commands.explain import app
 from streams.consent.ledger.ledger import Times
 from streams.consent.ledger.ledger_writes import SIGNALS
 from streams.consent.ledger.store import MemoryStateStore, state_key
