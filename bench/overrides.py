@@ -49,7 +49,7 @@ SLOTS = (
 
 
 def fill(store: Store, rows: int, overrides: int, slots: int) -> None:
-    """Events, and slots of the identity graph; `overrides` of these are of profiles that have events."""
+    """Create events and slots of the identity graph; `overrides` of the slots are of profiles with events."""
     profiles = rows // ROWS_A_PROFILE
     store.command(f"CREATE DATABASE {DATABASE} ENGINE = Atomic")
     store.command(
@@ -65,12 +65,12 @@ def fill(store: Store, rows: int, overrides: int, slots: int) -> None:
     store.command(MAKE.format(profile=PROFILE.format(n=f"(number % {profiles})"), rows=rows))
     linked = PROFILE.format(n=f"(number * {profiles // overrides})")
     for select in SLOTS:
-        made = select.format(profile=linked, overrides=overrides, others=(slots - overrides) // 2)
-        store.command(f"INSERT INTO {DATABASE}.identity_merges {made}")
+        rows_of_slots = select.format(profile=linked, overrides=overrides, others=(slots - overrides) // 2)
+        store.command(f"INSERT INTO {DATABASE}.identity_merges {rows_of_slots}")
 
 
 def projected(store: Store, process: psutil.Process, overrides: int) -> dict[str, float]:
-    """The first run, which reads every event, and a later one, which finds nothing new in them."""
+    """Measure the first run, which reads every event, and later ones, which find nothing new."""
     figures: dict[str, float] = {}
     for number, run in enumerate(("first", "second", "later")):
         cpu, wall = timed(process, lambda at=number: project(store, NOW_MS + at * OVERLAP_MS))  # type: ignore[misc] # as below
@@ -91,29 +91,29 @@ def timed(process: psutil.Process, ask: Callable[[], Any]) -> tuple[float, float
 
 
 def measure(store: Store, process: psutil.Process, rounds: int) -> list[dict[str, Any]]:
-    """A row a query; a round of each first that does not count."""
-    found = []
+    """Measure each query; the first round does not count."""
+    results = []
     for name, query in QUERIES.items():
         both = {
             "plain": query.format(id="profile_id", table=f"{DATABASE}.events"),
             "mapped": query.format(id="profile_now", table=f"{DATABASE}.events_now"),
         }
-        taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in both}
+        timings: dict[str, list[tuple[float, float]]] = {kind: [] for kind in both}
         for number in range(rounds + 1):
             for kind, text in both.items():
                 took = timed(process, lambda text=text: store.rows(text))  # type: ignore[misc] # mypy cannot type a default
                 if number:
-                    taken[kind].append(took)
-        found.append({"query": name, **summary(taken)})
-    return found
+                    timings[kind].append(took)
+        results.append({"query": name, **summary(timings)})
+    return results
 
 
-def summary(taken: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
+def summary(timings: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
     """Best and median of the rounds, and the ratios of the medians and of the best."""
     figures: dict[str, float] = {}
     for at, unit in enumerate(("cpu", "wall")):
-        for kind, times in taken.items():
-            values = [one[at] for one in times]
+        for kind, times in timings.items():
+            values = [timing[at] for timing in times]
             figures[f"{kind}_{unit}_best_s"] = round(min(values), 3)
             figures[f"{kind}_{unit}_median_s"] = round(statistics.median(values), 3)
         for how in ("best", "median"):
@@ -122,7 +122,7 @@ def summary(taken: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """For people."""
+    """Print a table."""
     table = Table("query", "plain, CPU s", "mapped, CPU s", "ratio", "plain, s", "mapped, s", "ratio", title=figures["what"])
     for row in figures["queries"]:
         cells = [row[f"{kind}_{unit}_median_s"] for unit in ("cpu", "wall") for kind in ("plain", "mapped")]
@@ -138,7 +138,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.overrides", description=__doc__, epilog="Example: python -m bench.overrides --rounds 5 --json"
     )
@@ -147,17 +147,18 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder, EmbeddedClickHouse(Path(folder)) as clickhouse:
         store = Store(load_settings(clickhouse=clickhouse.url, clickhouse_database=DATABASE, state_dir=Path(folder)), 600)
-        fill(store, given.rows, given.overrides, given.slots)
+        fill(store, options.rows, options.overrides, options.slots)
         process = psutil.Process(clickhouse.pid)
-        runs = projected(store, process, given.overrides)
-        queries = measure(store, process, given.rounds)
+        runs = projected(store, process, options.overrides)
+        queries = measure(store, process, options.rounds)
         store.close()
-    what = f"{given.rows:,} events, {given.slots:,} slots, {given.overrides:,} overrides, median of {given.rounds} rounds"
-    figures = {"what": what, "queries": queries, "projector": runs, "load": round(os.getloadavg()[0], 1)}
-    print(json.dumps(figures)) if given.json else show(figures)
+    sizes = f"{options.rows:,} events, {options.slots:,} slots, {options.overrides:,} overrides"
+    title = f"{sizes}, median of {options.rounds} rounds"
+    figures = {"what": title, "queries": queries, "projector": runs, "load": round(os.getloadavg()[0], 1)}
+    print(json.dumps(figures)) if options.json else show(figures)
 
 
 if __name__ == "__main__":

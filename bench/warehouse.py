@@ -57,7 +57,7 @@ SETTINGS = {"async_insert": "0", "insert_deduplicate": "0", "max_partitions_per_
 
 @dataclass(frozen=True)
 class Turn:
-    """One way's time for all rows."""
+    """Figures of one way over all rows."""
 
     rows: int
     seconds: float
@@ -81,7 +81,7 @@ class WarehouseBench:
     registry: Registry = field(init=False)
     client: Any = field(init=False)
     records: dict[int, list[tuple[int, bytes]]] = field(init=False)
-    """(offset, value) by partition: what the ways beside the loader have in memory already."""
+    """(offset, value) by partition, in memory for the ways beside the loader."""
 
     def __post_init__(self) -> None:
         self.registry = Registry(self.settings.contracts)
@@ -91,7 +91,7 @@ class WarehouseBench:
     # -- what is loaded
 
     def fill(self) -> None:
-        """Events into the topic, and back out of it: batches are made of what Kafka delivers."""
+        """Produce events and read them back, so that batches are those that Kafka delivers."""
         client, values = producer(self.settings), list(events(self.registry))
         for n in range(self.rows):
             client.produce(TOPIC, values[n % DIFFERENT], partition=n % self.settings.partitions)
@@ -132,7 +132,7 @@ class WarehouseBench:
     # -- the three ways
 
     def loader(self) -> Turn:
-        """A loader process. Time runs from the first insert that is seen to the last, and so do rows."""
+        """Run a loader process; time and rows count from the first visible insert to the last."""
         self.client.command("TRUNCATE TABLE headwater.events SYNC")
         self._begin_again()
         environment = {
@@ -160,7 +160,7 @@ class WarehouseBench:
             child.stop()
 
     def _begin_again(self) -> None:
-        """The group has no commits: the loader reads from the beginning."""
+        """Reset the group, so that the loader reads from the beginning."""
         consumer = reader(self.settings, "headwater.warehouse")
         positions = [ck.TopicPartition(TOPIC, number, 0) for number in range(self.settings.partitions)]
         deadline = time.monotonic() + 30
@@ -179,11 +179,11 @@ class WarehouseBench:
             sys.exit(f"the loader does not load:\n{child.tail(20)}")
 
     def engine(self) -> Turn:
-        """The loader's bytes, packed before time runs, one insert at a time."""
+        """Insert the loader's bytes, packed beforehand, one insert at a time."""
         return self._insert_packed(1)
 
     def engine_parallel(self) -> Turn:
-        """The same, as many inserts at a time as the loader does."""
+        """Insert the same bytes with as many inserts at a time as the loader."""
         return self._insert_packed(THREADS)
 
     def _insert_packed(self, threads: int) -> Turn:
@@ -201,7 +201,7 @@ class WarehouseBench:
             return self._checked(name, watch)
 
     def decode(self) -> Turn:
-        """Records decoded into columns, and inserted as columns."""
+        """Decode records into columns and insert these."""
         contract = self.registry.latest(TOPIC)
         times = {entry["name"] for entry in contract.schema["fields"] if _is_time(entry["type"])}
         columns, topic_id = [*PLACE, *contract.names], topic_ids(self.settings, [TOPIC])[TOPIC]
@@ -246,7 +246,7 @@ class Stopwatch:
         self._ended = self._read()
 
     def turn(self, rows: int) -> Turn:
-        """What was measured."""
+        """Figures between enter and exit."""
         return Turn(rows, *(end - begin for begin, end in zip(self._begun, self._ended, strict=True)))
 
 
@@ -284,7 +284,7 @@ def _is_time(kind: Any) -> bool:
 
 
 def measure(bench: WarehouseBench, rounds: int, ways: Sequence[str]) -> dict[str, list[Turn]]:
-    """Turns by way; says on a terminal which one is on."""
+    """Run all ways in turns; the terminal shows the present one."""
     turns: dict[str, list[Turn]] = {way: [] for way in ways}
     with Console(stderr=True).status("") as status:
         for number in range(rounds):
@@ -295,7 +295,7 @@ def measure(bench: WarehouseBench, rounds: int, ways: Sequence[str]) -> dict[str
 
 
 def figures(turns: dict[str, list[Turn]], rows: int, size: int) -> dict[str, Any]:
-    """Medians, and the loader's share of what the others reach."""
+    """Medians, and the loader's rate relative to the others."""
     result: dict[str, Any] = {"rows": rows, "event_bytes": size, "load": round(os.getloadavg()[0], 1), "ways": {}}
     for way, measured in turns.items():
         millions = [turn.rows / 1e6 for turn in measured]
@@ -312,12 +312,12 @@ def figures(turns: dict[str, list[Turn]], rows: int, size: int) -> dict[str, Any
     for other in WAYS:
         if other != "loader" and other in turns and "loader" in turns:
             pairs = zip(turns["loader"], turns[other], strict=True)
-            result[f"loader_to_{other}"] = round(statistics.median(ours.rate / beside.rate for ours, beside in pairs), 2)
+            result[f"loader_to_{other}"] = round(statistics.median(loader.rate / beside.rate for loader, beside in pairs), 2)
     return result
 
 
 def show(result: dict[str, Any]) -> None:
-    """For people."""
+    """Print a table."""
     console = Console(width=128)
     sheet = Sheet("", "rows/s", "client, CPU s a million", "server, CPU s a million", "rows/s of the turns")
     for way, row in result["ways"].items():
@@ -330,12 +330,12 @@ def show(result: dict[str, Any]) -> None:
     ratios = ", ".join(
         f"{name.replace('_', ' ')} {value:.2f}" for name, value in result.items() if name.startswith("loader_to")
     )
-    what = f"{result['rows']:,} events of {result['event_bytes']} bytes, medians; load {result['load']}"
-    console.print(f"{ratios}; {what}" if ratios else what, highlight=False)
+    title = f"{result['rows']:,} events of {result['event_bytes']} bytes, medians; load {result['load']}"
+    console.print(f"{ratios}; {title}" if ratios else title, highlight=False)
 
 
 def main() -> None:
-    """Fill, measure, print."""
+    """Fill the topic, measure, and print."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.warehouse",
         description=__doc__,

@@ -36,7 +36,7 @@ OUTPUT = Console(width=128)
 
 
 def main() -> None:
-    """Play, prove, print."""
+    """Play the faults or a control, prove, and print the figures."""
     options = parse()
     # A run that is told to stop ends its processes and unmounts its disk.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
@@ -93,15 +93,15 @@ def _count(text: str) -> int:
 
 def _names(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
-    known = [*FAULTS, *ON_REQUEST]
-    unknown = [name for name in names if name not in known]
+    faults_available = [*FAULTS, *ON_REQUEST]
+    unknown = [name for name in names if name not in faults_available]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no fault {', '.join(unknown)}: there are {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"no fault {', '.join(unknown)}: there are {', '.join(faults_available)}")
     return names
 
 
 def faults(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Kills and faults, shown for people unless JSON is wanted."""
+    """Play kills and faults; print a table unless JSON is requested."""
     plan = FaultPlan(options.events, options.kills, options.seed, options.only, hang_s=options.hang)
     with Live(console=Console(stderr=True), refresh_per_second=2, transient=True) as live:
 
@@ -122,7 +122,7 @@ def faults(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def control(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """A weakened loader and the product under the same aimed faults."""
+    """Play the same aimed faults on a weakened loader and on the product."""
     figures = run_control(options.control, folder, options.seed)
     if not options.json:
         for name, proof in figures.proofs.items():
@@ -132,18 +132,25 @@ def control(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def summary(proof: Proof) -> str:
-    """What is wrong, in a line."""
+    """Faults of a proof in one line."""
     wrong = [f"{name} {getattr(proof, name)}" for name in proof.WRONG if getattr(proof, name)]
     return f"{proof.events:,} events, {proof.rows:,} rows: " + (", ".join(wrong) or "missing 0, duplicates 0")
 
 
 def show(result: FaultResult) -> None:
-    """For people."""
+    """Print a table."""
     proof, plan = result.proof, result.plan
     table = Table("fault", "in a metric", "by doctor", "over after", "took", "", title=f"seed {plan.seed}")
-    for seen in result.observations:
-        cells = (seconds(seen.metric_s, seen.must_show), seconds(seen.doctor_s, seen.must_show), seconds(seen.settled_s, False))
-        table.add_row(seen.fault, *cells, f"{seen.seconds:.0f} s", seen.failed.splitlines()[0] if seen.failed else seen.note)
+    for observation in result.observations:
+        required = observation.must_show
+        table.add_row(
+            observation.fault,
+            seconds(observation.metric_s, required),
+            seconds(observation.doctor_s, required),
+            seconds(observation.settled_s, False),
+            f"{observation.seconds:.0f} s",
+            observation.failed.splitlines()[0] if observation.failed else observation.note,
+        )
     for name, reason in result.skipped.items():
         table.add_row(name, "", "", "", "", f"not played: {reason}")
     OUTPUT.print(table)
@@ -167,7 +174,7 @@ def show(result: FaultResult) -> None:
 
 
 def seconds(value: float | None, required: bool) -> str:
-    """A time, or what its absence means."""
+    """A time as text, or what its absence means."""
     if value is None:
         return "NOT SEEN" if required else "-"
     return f"{value:.1f} s"

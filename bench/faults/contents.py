@@ -71,7 +71,7 @@ def digest(value: bytes) -> int:
 
 
 class SentEvents:
-    """What became of each event, by its number: the producer's own knowledge, which the proof is held against."""
+    """State of each event by number, as the producer knows it: the reference of the proof."""
 
     UNSENT, COMMITTED, ABORTED = range(3)
 

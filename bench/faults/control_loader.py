@@ -14,9 +14,10 @@ import confluent_kafka as ck
 
 from consumers.warehouse.loader.batch import InsertBatch
 from consumers.warehouse.loader.intent import read_metadata, token
-from consumers.warehouse.loader.loop import STAGE, TopicMadeAnew, Warehouse
+from consumers.warehouse.loader.loop import STAGE, Warehouse
 from consumers.warehouse.loader.rows import RejectedRecord, RowLoader
-from consumers.warehouse.schema.migrating import apply
+from consumers.warehouse.loader.topic_check import TopicReplaced
+from consumers.warehouse.schema.migrating import apply_schema
 from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
 from infra.errors import EXIT_FENCED, Retryable
@@ -30,14 +31,14 @@ FOLLOWED_S = 2.0
 
 
 class TokenOnlyLoader(RowLoader):
-    """Trusts the de-duplication token: it never asks which rows are there, nor how many."""
+    """Trusts the de-duplication token: never checks which rows are present, nor their number."""
 
     def highest(self, source: TopicPartition) -> int:  # noqa: ARG002 - the loop's call
-        """Not asked."""
+        """Not looked up."""
         return -1
 
     def load(self, batch: InsertBatch) -> list[RejectedRecord]:
-        """Insert; whatever the engine answers 200 to counts as inserted."""
+        """Insert; an answer of 200 counts as inserted."""
         bad: list[RejectedRecord] = []
         for contract, rows in self._by_contract(batch, bad).items():
             bad += self._insert(batch, contract, rows, token(batch.source, batch.intent, contract.id))
@@ -49,23 +50,23 @@ class TokenOnlyLoader(RowLoader):
 
 
 class NoCountLoader(RowLoader):
-    """Takes the engine's word for an insert that nobody tried before, as versions before the count did."""
+    """Does not count the rows of a first insert, as versions before the count did."""
 
     load = TokenOnlyLoader.load
 
 
 class DyingWarehouse(Warehouse):
-    """The product's loop, which may be killed when an insert is done and not committed."""
+    """The product's loop, which may kill itself between an insert and its commit."""
 
     _dies_before = 0.0
-    """Until then what is done is held back, for records to follow."""
+    """Until then ended inserts are not collected, so that records follow."""
 
     def _collect(self) -> None:
         if not DIE or not self._holds_back():
             super()._collect()
 
     def _holds_back(self) -> bool:
-        """Whether the process is to die as soon as records follow what is inserted; dies where they do."""
+        """Whether to wait for records to follow the insert; kills the process once they do."""
         now, in_flight = time.monotonic(), self._inserter.in_flight
         if not in_flight or self._inserter._done.qsize() < len(in_flight):
             return now < self._dies_before
@@ -80,10 +81,10 @@ class DyingWarehouse(Warehouse):
 
 
 class NoIntentWarehouse(DyingWarehouse):
-    """Commits what it has inserted, and nothing before: a successor makes batches of other boundaries, under other tokens."""
+    """Commits no intents: a successor makes other batches under other tokens."""
 
     def _commit(self, offsets: list[ck.TopicPartition]) -> None:
-        super()._commit([one for one in offsets if read_metadata(one.offset, one.metadata).intent is None])
+        super()._commit([offset for offset in offsets if read_metadata(offset.offset, offset.metadata).intent is None])
 
 
 LOADERS: dict[str, tuple[type[Warehouse], type[RowLoader]]] = {
@@ -111,14 +112,14 @@ def main() -> None:
     metrics.serve(settings.metrics_port, settings.metrics_host)
     while not stopping:
         try:
-            apply(store, registry)
+            apply_schema(store, registry)
             break
         except Retryable as error:
             get_logger().warning("waiting", error=str(error))
             time.sleep(1)
     try:
         warehouse_type(settings, loader_type(store, registry, metrics), registry, metrics).run(lambda: bool(stopping))
-    except (TopicMadeAnew, ck.KafkaException) as error:
+    except (TopicReplaced, ck.KafkaException) as error:
         raise SystemExit(EXIT_FENCED) from error
     finally:
         store.close()

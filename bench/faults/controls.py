@@ -45,7 +45,7 @@ def play_kills_between_log_and_part(world: FaultWorld, flow: Flow, rounds: int) 
 
 
 def _stop_between_log_and_part(pid: int, folder: Path) -> bool:
-    """Stop the process at such a moment; False where none came, and then it runs on.
+    """Stop the process at such a moment; return False where none came, and let it run on.
 
     The log is watched as closely as one can from outside. Whether the part is still under its temporary name is looked at
     once the process stands still.
@@ -72,7 +72,7 @@ def _size(files: list[Path]) -> int:
 
 
 def play_kills_before_commit(world: FaultWorld, flow: Flow, rounds: int) -> str:
-    """Loaders that are killed when rows are inserted and not committed: they do it themselves."""
+    """Let loaders kill themselves between an insert and its commit."""
     deadline = time.monotonic() + 3 * AIM_S
     while world.loaders[0].own_ends < rounds and time.monotonic() < deadline:
         flow.allow(ROUND_EVENTS)
@@ -83,7 +83,7 @@ def play_kills_before_commit(world: FaultWorld, flow: Flow, rounds: int) -> str:
 
 
 def play_constraint(world: FaultWorld, flow: Flow, rounds: int) -> str:
-    """A CHECK constraint that some events break, for a while."""
+    """Add a CHECK constraint that some events break, for a while."""
     world.store.command(f"ALTER TABLE {EVENTS} ADD CONSTRAINT bench CHECK value < 850")
     flow.allow(rounds * ROUND_EVENTS)
     world.wait(lambda: not flow.behind, SETTLED_S, "the events are not sent")
@@ -94,7 +94,7 @@ def play_constraint(world: FaultWorld, flow: Flow, rounds: int) -> str:
 
 @dataclass(frozen=True)
 class NegativeControl:
-    """What lacks a safeguard, and the fault that shows it."""
+    """A loader or server without a safeguard, and the fault that shows it."""
 
     loader: str
     play: Callable[[FaultWorld, Flow, int], str]
@@ -111,7 +111,7 @@ CONTROLS = {
 
 @dataclass
 class ControlResult:
-    """Proofs by loader, and what was aimed at them."""
+    """Proofs by loader, and the faults that hit."""
 
     name: str
     proofs: dict[str, Proof]
@@ -124,13 +124,13 @@ class ControlResult:
         return product.exact and (weakened.ids_missing + weakened.ids_doubled > 0)
 
     def figures(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values."""
         proofs = {name: proof.figures() for name, proof in self.proofs.items()}
         return {"control": self.name, "passed": self.passed, "aimed": self.aimed, "proofs": proofs}
 
 
 def run_control(name: str, folder: Path, seed: int) -> ControlResult:
-    """The product and the control, one after the other."""
+    """Prove the product, then the control."""
     control, proofs, aimed = CONTROLS[name], {}, []
     for loader in ("product", control.loader):
         proofs[loader], text = prove(control, loader, folder / loader, seed)
@@ -139,7 +139,7 @@ def run_control(name: str, folder: Path, seed: int) -> ControlResult:
 
 
 def prove(control: NegativeControl, loader: str, folder: Path, seed: int, rounds: int = ROUNDS) -> tuple[Proof, str]:
-    """Play a control's fault on one of the loaders; the proof, and how often the aim was hit."""
+    """Play a control's fault on a loader; return the proof and how often the fault hit."""
     command = (sys.executable, "-m", "bench.faults.control_loader", loader)
     environment = {"PYTHONPATH": str(ROOT), "BENCH_DIE_AFTER_INSERT": str(control.die)}
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""The faults, each played while events flow: cause it, see how soon metrics and `headwater doctor` show it, take it away."""
+"""The faults, each played while events flow: cause it, measure when metrics and `headwater doctor` show it, and end it."""
 
 import json
 import random
@@ -46,18 +46,18 @@ MERGED_S = 3.0
 
 @dataclass
 class Scale:
-    """How long faults last, seconds, and how many events pass meanwhile."""
+    """Duration of faults in seconds, and events that flow meanwhile."""
 
     events: int
     hold_s: float
     hang_s: float
     gap_s: tuple[float, float]
-    """Time between two kills, at the least."""
+    """Shortest and longest time between two kills."""
 
 
 @dataclass
 class Observation:
-    """What one fault did. Seconds are counted from its cause; None where it was not seen within a minute."""
+    """What one fault showed. Seconds count from its cause; None where it did not show within a minute."""
 
     fault: str
     metric_s: float | None = None
@@ -65,7 +65,7 @@ class Observation:
     doctor_s: float | None = None
     finding: str = ""
     must_show: bool = True
-    """Whether an operator must see it: what keeps no row from being loaded need not show."""
+    """Whether it must show: a fault that keeps no row from being loaded need not."""
     settled_s: float | None = None
     """From its end until everything sent meanwhile was loaded."""
     seconds: float = 0.0
@@ -74,13 +74,13 @@ class Observation:
 
     @property
     def passed(self) -> bool:
-        """Whether it was seen in time, and was over when it was over."""
+        """Whether it showed in time, and everything was loaded afterwards."""
         return not self.failed and (not self.must_show or (self.metric_s is not None and self.doctor_s is not None))
 
 
 @dataclass
 class FaultStage:
-    """What a fault works with."""
+    """The processes and producers that a fault uses."""
 
     world: FaultWorld
     flow: Flow
@@ -99,7 +99,7 @@ Alarm = Callable[[dict[str, str]], str]
 
 
 def waiting(pages: dict[str, str]) -> str:
-    """The loader says that it waits for ClickHouse."""
+    """The line of a loader that waits for ClickHouse."""
     for name, page in pages.items():
         for line in page.splitlines():
             if line.startswith("headwater_waiting{") and line.endswith(" 1.0") and 'service="clickhouse"' in line:
@@ -108,13 +108,13 @@ def waiting(pages: dict[str, str]) -> str:
 
 
 def failing_view(pages: dict[str, str]) -> str:
-    """The loader says that a view fails."""
+    """The line of a failing view."""
     lines = (line for page in pages.values() for line in page.splitlines())
     return next((line for line in lines if line.startswith(VIEW_METRIC + "{") and line.endswith(" 1.0")), "")
 
 
 def unassigned(pages: dict[str, str]) -> str:
-    """The loader waits, has no partitions, or is not there to be asked (a scrape that fails is `up == 0`)."""
+    """The line of a loader that waits, has no partitions, or does not answer (a failed scrape is `up == 0`)."""
     for name, page in pages.items():
         if not page:
             return f"{name}: up 0"
@@ -134,15 +134,19 @@ class FaultWatch:
         self._begun = time.monotonic()
         self._doctor: subprocess.Popen[bytes] | None = None
 
-    def seen(self) -> bool:
-        """One look; whether the fault was seen by both."""
-        seen, elapsed = self._observation, time.monotonic() - self._begun
-        if seen.metric_s is None and (line := self._alarm(self._world.metrics())):
-            seen.metric_s, seen.metric = round(elapsed, 1), line
-        # A question costs seconds of CPU: it is asked once there is something to see, or ought to be.
-        if seen.doctor_s is None and seen.must_show and (seen.metric_s is not None or elapsed > ASK_ANYWAY_S):
+    def poll(self) -> bool:
+        """Poll metrics and doctor once; whether both have shown the fault."""
+        observation, elapsed = self._observation, time.monotonic() - self._begun
+        if observation.metric_s is None and (line := self._alarm(self._world.metrics())):
+            observation.metric_s, observation.metric = round(elapsed, 1), line
+        # Doctor costs seconds of CPU: it runs once the metric shows the fault, or should.
+        if (
+            observation.doctor_s is None
+            and observation.must_show
+            and (observation.metric_s is not None or elapsed > ASK_ANYWAY_S)
+        ):
             self._ask_doctor(elapsed)
-        return seen.metric_s is not None and (seen.doctor_s is not None or not seen.must_show)
+        return observation.metric_s is not None and (observation.doctor_s is not None or not observation.must_show)
 
     def _ask_doctor(self, elapsed: float) -> None:
         if self._doctor is None:
@@ -156,23 +160,23 @@ class FaultWatch:
                 self._observation.doctor_s, self._observation.finding = round(elapsed, 1), finding
 
     def until_seen(self, seconds: float = SEEN_WITHIN_S) -> bool:
-        """Look for so long at the most."""
+        """Poll until both show it, for at most so many seconds."""
         deadline = time.monotonic() + seconds
-        while not self.seen():
+        while not self.poll():
             if time.monotonic() > deadline:
                 return False
             self._world.sleep(0.25)
         return True
 
     def close(self) -> None:
-        """End a question that is still open."""
+        """Kill a doctor that still runs."""
         if self._doctor is not None:
             self._doctor.kill()
             self._doctor.communicate()
 
 
 def _service_finding(answer: bytes) -> str:
-    """What doctor finds about the services, or about views of the warehouse, that is not OK."""
+    """The first finding of doctor about services or the warehouse that is not OK."""
     try:
         findings = json.loads(answer)
     except ValueError:
@@ -210,11 +214,11 @@ def play(name: str, stage: FaultStage) -> Observation:
     return observation
 
 
-# -- processes that are gone
+# -- missing processes
 
 
 def loader_away(stage: FaultStage, observation: Observation) -> None:
-    """kill -9 of a loader, which is started again only once somebody has seen it."""
+    """Kill a loader, and start it again once the fault shows."""
     loader = stage.world.loaders[0]
     loader.kill()
     with watched(stage, observation, unassigned) as watch:
@@ -224,7 +228,7 @@ def loader_away(stage: FaultStage, observation: Observation) -> None:
 
 
 def clickhouse_away(stage: FaultStage, observation: Observation) -> None:
-    """kill -9 of ClickHouse, which is started again only once somebody has seen it."""
+    """Kill ClickHouse, and start it again once the fault shows."""
     stage.world.clickhouse.kill()
     with watched(stage, observation) as watch:
         stage.let_flow()
@@ -236,7 +240,7 @@ def clickhouse_away(stage: FaultStage, observation: Observation) -> None:
 
 
 def disk_full(stage: FaultStage, observation: Observation) -> None:
-    """ClickHouse's disk becomes full, first too full to begin anything and then altogether; some time later it is not."""
+    """Fill ClickHouse's disk, first so that nothing new starts and then entirely; free it later."""
     resize(stage.world.data, shutil.disk_usage(stage.world.data).used + UNRESERVABLE_BYTES)
     stage.world.sleep(MERGED_S)
     _fill_and_free(stage, observation)
@@ -294,7 +298,7 @@ def memory_full(stage: FaultStage, observation: Observation) -> None:
 
 
 def _seen_at(stage: FaultStage, observation: Observation, level: int) -> bool:
-    """Whether a bound on the memory is small enough for a fault. How much the engine needs depends on what it does."""
+    """Whether a memory limit is small enough to show; the need of the engine varies."""
     observation.note = f"{level // 1_000_000} MB"
     try:
         stage.world.restart_clickhouse(level)
@@ -307,7 +311,7 @@ def _seen_at(stage: FaultStage, observation: Observation, level: int) -> bool:
 
 
 def constraint(stage: FaultStage, observation: Observation) -> None:
-    """Somebody adds a CHECK constraint that some events break, and drops it later."""
+    """Add a CHECK constraint that some events break, and drop it later."""
     store = stage.world.store
     store.command(f"ALTER TABLE {EVENTS} ADD CONSTRAINT bench CHECK value < 850")
     try:
@@ -320,7 +324,7 @@ def constraint(stage: FaultStage, observation: Observation) -> None:
 
 
 def failing_materialized_view(stage: FaultStage, observation: Observation) -> None:
-    """An analyst's materialised view throws at some rows."""
+    """Create a materialised view that throws for some rows."""
     store = stage.world.store
     observation.must_show = VIEW_METRIC in LABELS
     if not observation.must_show:
@@ -351,7 +355,7 @@ def heavy_queries(stage: FaultStage, observation: Observation) -> None:
 
 @contextmanager
 def analysts(world: FaultWorld) -> Iterator[dict[str, int]]:
-    """Threads that ask heavy queries, as other people than the loader, until the end."""
+    """Run heavy queries in threads, as other users than the loader."""
     counts, stopping = {"answered": 0, "failed": 0}, threading.Event()
 
     def ask(first: int) -> None:
@@ -393,12 +397,12 @@ def hang(stage: FaultStage, observation: Observation) -> None:
             stage.let_flow()
             watch.until_seen()
         assert loader.child is not None
-        loader.wanted = False
-        asked = time.monotonic()
+        loader.enabled = False
+        terminated_at = time.monotonic()
         loader.child.terminate()
-        while loader.running and time.monotonic() - asked < 3 * STOPPED_WITHIN_S:
+        while loader.running and time.monotonic() - terminated_at < 3 * STOPPED_WITHIN_S:
             time.sleep(0.05)
-        took = time.monotonic() - asked
+        took = time.monotonic() - terminated_at
         observation.note = f"SIGTERM obeyed after {took:.1f} s"
         if took > STOPPED_WITHIN_S:
             observation.failed = f"SIGTERM was not obeyed within {STOPPED_WITHIN_S:.0f} s"
@@ -411,7 +415,7 @@ def hang(stage: FaultStage, observation: Observation) -> None:
 
 
 def kafka_anew(stage: FaultStage, observation: Observation) -> None:
-    """Kafka is gone, and another one is there: other topics of the same names, whose offsets begin at 0. Rows stay."""
+    """Replace Kafka: topics of the same names have other ids and offsets from 0. Rows stay."""
     world = stage.world
     _prove_and_pause(stage)
     world.kafka.stop()
@@ -423,7 +427,7 @@ def kafka_anew(stage: FaultStage, observation: Observation) -> None:
 
 
 def topic_anew(stage: FaultStage, observation: Observation) -> None:
-    """The topic is deleted and made again while the loader runs."""
+    """Delete and create the topic again while the loader runs."""
     world = stage.world
     _prove_and_pause(stage)
     client: AdminClient = admin(world.settings)
@@ -433,7 +437,7 @@ def topic_anew(stage: FaultStage, observation: Observation) -> None:
     world.wait(lambda: not world.topic_id(TOPIC), 30, "the topic is not deleted")
     world.wait(lambda: _applied(world), 30, "the topic cannot be made again")
     assert world.topic_id(TOPIC) != before
-    # The loader sorts it out by itself: nothing waits for a person, so there is nothing that must show.
+    # The loader recovers by itself, so nothing must show.
     observation.must_show = False
     stage.flow.resume()
     stage.let_flow()
@@ -451,7 +455,7 @@ def _applied(world: FaultWorld) -> bool:
 
 
 def _prove_and_pause(stage: FaultStage) -> None:
-    """Records that are not loaded when their topic goes are gone for everybody: load and prove first."""
+    """Load and prove everything first: unloaded records are lost with their topic."""
     stage.world.wait(lambda: not stage.flow.behind, SETTLED_WITHIN_S, "the events are not sent")
     stage.flow.pause()
     stage.world.wait_caught_up(SETTLED_WITHIN_S)

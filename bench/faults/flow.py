@@ -43,12 +43,12 @@ class Flow:
 
     @property
     def behind(self) -> bool:
-        """Whether it has not sent yet all that it may. ProducerError where the thread has ended."""
+        """Whether allowed events are not sent yet. ProducerError where the thread has ended."""
         self.check()
         return self.sent < self._allowed
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def allow(self, events: float) -> None:
@@ -79,7 +79,7 @@ class Flow:
         self._thread.join(PATIENCE_S)
 
     def check(self) -> None:
-        """Raise what ended the thread."""
+        """Raise ProducerError where the thread has ended."""
         if self._error is not None:
             raise ProducerError(f"the producer ended: {self._error!r}") from self._error
 

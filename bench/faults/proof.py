@@ -39,7 +39,7 @@ class Proof:
     unexpected: int = 0
     """Rows at offsets that a scan does not deliver."""
     different: int = 0
-    """Rows of which a column is not what the record says."""
+    """Rows with a column that differs from the record."""
     unlike_sent: int = 0
     """Records of a scan that are not what the producer committed, or not committed."""
     ids_missing: int = 0
@@ -51,7 +51,7 @@ class Proof:
     foreign_rows: int = 0
     """Rows with an id that no event has."""
     changed: int = 0
-    """Partitions of topics that are gone whose rows are not what they were when they were proven."""
+    """Partitions of deleted topics whose rows have changed since they were proven."""
     dead_letters: int = 0
     examples: list[str] = field(default_factory=list)
 
@@ -66,13 +66,13 @@ class Proof:
         return not any(getattr(self, name) for name in self.WRONG)
 
     def note(self, name: str, place: str) -> None:
-        """One more of a kind, and where, if there is room for the example."""
+        """Count one fault, and keep its place as an example while there is room."""
         setattr(self, name, getattr(self, name) + 1)
         if len(self.examples) < 12:
             self.examples.append(f"{name}: {place}")
 
     def figures(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values."""
         return {**asdict(self), "exact": self.exact}
 
 
@@ -88,7 +88,7 @@ class Prover:
         self._columns = ", ".join(_column(entry["name"], entry["type"]) for entry in contract.schema["fields"])
 
     def prove_topic(self) -> None:
-        """Compare the topic as it is now with the rows loaded from it, and remember these. Everything is loaded already."""
+        """Compare the present topic with its rows, and remember their fingerprint. Everything must be loaded."""
         topic_id = self._world.topic_id(TOPIC)
         for partition in range(self._world.settings.partitions):
             start = 0
@@ -102,10 +102,10 @@ class Prover:
 
     def finish(self) -> Proof:
         """Prove the last topic and the table as a whole."""
-        gone = dict(self._fingerprints)
+        earlier = dict(self._fingerprints)
         self.prove_topic()
         proof = self._proof
-        for (topic_id, partition), fingerprint in gone.items():
+        for (topic_id, partition), fingerprint in earlier.items():
             if self._fingerprint(topic_id, partition) != fingerprint:
                 proof.note("changed", f"partition {partition} of topic id {topic_id}")
         self._compare_ids()
@@ -114,7 +114,7 @@ class Prover:
         return proof
 
     def _scan(self, partition: int) -> Iterator[tuple[dict[int, bytes], int]]:
-        """Delivered records by offset, some at a time, each with the offset up to which it is complete."""
+        """Yield delivered records by offset in chunks, each with the offset up to which it is complete."""
         consumer = reader(
             self._world.settings, "headwater.bench-proof", enable_partition_eof="true", auto_offset_reset="earliest"
         )
@@ -178,7 +178,7 @@ class Prover:
         return self._world.store.rows(query)[0]
 
     def _compare_ids(self) -> None:
-        """Each committed event once in the whole table, whatever topic it came from."""
+        """Compare event ids over the whole table: each committed event once, from whichever topic."""
         ledger, proof = self._ledger, self._proof
         counts = bytearray(len(ledger.states))
         for topic_id, partition, first, last in self._world.store.rows(PLACES):
@@ -206,7 +206,7 @@ def _condition(topic_id: str, partition: int) -> str:
 
 
 def _column(name: str, kind: Any) -> str:
-    """A column as the decoded record has it: times are milliseconds there."""
+    """SQL of a column as the decoded record has it, with times in milliseconds."""
     if isinstance(kind, dict) and kind.get("logicalType") == "timestamp-millis":
         return f"toUnixTimestamp64Milli(`{name}`)"
     return f"`{name}`"

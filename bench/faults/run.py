@@ -24,7 +24,7 @@ DISK_BYTES_PER_EVENT = 400
 
 @dataclass(frozen=True)
 class FaultPlan:
-    """What to play."""
+    """Kills and faults of a run, and their durations in seconds."""
 
     events: int
     kills: int
@@ -38,7 +38,7 @@ class FaultPlan:
 
 @dataclass
 class FaultProgress:
-    """Where a run is."""
+    """Progress of a run."""
 
     phase: str = "starting"
     events: int = 0
@@ -49,7 +49,7 @@ class FaultProgress:
 
 @dataclass
 class FaultResult:
-    """What a run showed."""
+    """Result of a run."""
 
     plan: FaultPlan
     kills: Kills
@@ -57,9 +57,9 @@ class FaultResult:
     skipped: dict[str, str]
     proof: Proof
     own_ends: int
-    """Ends of loaders that nobody asked for; they were started again, as `headwater up` does."""
+    """Loaders that ended by themselves and were started again, as `headwater up` does."""
     replays: int
-    """Starts of a loader that met an insert which a predecessor had announced and not committed."""
+    """Loader starts that found an uncommitted intent of a predecessor."""
     seconds: dict[str, float]
     load: list[float]
 
@@ -69,7 +69,7 @@ class FaultResult:
         return self.proof.exact and all(observation.passed for observation in self.observations)
 
     def figures(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values."""
         return {
             "passed": self.passed,
             "plan": asdict(self.plan),
@@ -85,7 +85,7 @@ class FaultResult:
 
 
 def run(plan: FaultPlan, folder: Path, report: Callable[[FaultProgress], None] = lambda _: None) -> FaultResult:
-    """Play it all in a folder. WorldError where the processes do not do what they must for the run to go on."""
+    """Play a plan in a folder, and prove the result. WorldError where the processes do not recover."""
     skipped = {name: reason for name, reason in unplayable().items() if name in plan.faults}
     faults = [name for name in plan.faults if name not in skipped]
     disk_bytes = DISK_BYTES + DISK_BYTES_PER_EVENT * plan.events if set(DISK_FAULTS) & set(faults) else 0
@@ -93,26 +93,26 @@ def run(plan: FaultPlan, folder: Path, report: Callable[[FaultProgress], None] =
     with FaultWorld(folder, disk_bytes=disk_bytes) as world:
         flow = Flow(world.settings, world.registry.latest(TOPIC), plan.seed, plan.rate)
 
-        def tell(phase: str, compared: int = 0) -> None:
+        def report_phase(phase: str, compared: int = 0) -> None:
             progress.phase, progress.events = phase, flow.sent
             progress.compared += compared
             report(progress)
 
-        prover = Prover(world, flow.ledger, lambda compared: tell("comparing", compared))
+        prover = Prover(world, flow.ledger, lambda compared: report_phase("comparing", compared))
         weight = plan.events / (plan.kills + FAULT_WEIGHT * len(faults))
         scale = Scale(int(weight * FAULT_WEIGHT), plan.hold_s, plan.hang_s, plan.gap_s)
         stage = FaultStage(world, flow, prover, scale, rng)
         flow.start()
         try:
-            kills, observations = _play(plan, stage, faults, progress, tell)
-            tell("settling")
+            kills, observations = _play(plan, stage, faults, progress, report_phase)
+            report_phase("settling")
             world.set_loaders(1)
             flow.allow(max(0, plan.events - flow.sent))
             world.wait(lambda: not flow.behind, SETTLED_S + plan.events / plan.rate, "the last events are not sent")
             flow.pause()
             settled = time.monotonic()
             world.wait_caught_up(SETTLED_S)
-            tell("comparing")
+            report_phase("comparing")
             proving = time.monotonic()
             proof = prover.finish()
         finally:
@@ -128,9 +128,9 @@ def run(plan: FaultPlan, folder: Path, report: Callable[[FaultProgress], None] =
 
 
 def _play(
-    plan: FaultPlan, stage: FaultStage, faults: list[str], progress: FaultProgress, tell: Callable[[str], None]
+    plan: FaultPlan, stage: FaultStage, faults: list[str], progress: FaultProgress, report_phase: Callable[[str], None]
 ) -> tuple[Kills, list[Observation]]:
-    """The script: kills in a row, faults between them at random places, one loader or two."""
+    """Play kills with faults between them in random order, with one loader or two."""
     world, rng = stage.world, stage.random
     script: list[str] = [*faults, *["kill"] * plan.kills]
     rng.shuffle(script)
@@ -140,7 +140,7 @@ def _play(
     for step, name in enumerate(script):
         if step % 12 == 0:
             world.set_loaders(rng.choice((1, 2)))
-        tell(name)
+        report_phase(name)
         if name == "kill":
             kill_once(stage, kills, 1 / FAULT_WEIGHT)
             progress.kills = kills.total

@@ -40,13 +40,13 @@ START_S = 60.0
 STOP_S = 10.0
 RESTART_PAUSE_S = 0.3
 QUICK_ENDS = 40
-"""So many ends of a loader in a row, none of which ran for `STEADY_S`, and the bench gives up."""
+"""The bench gives up after so many ends of a loader in a row that ran for less than `STEADY_S`."""
 STEADY_S = 15.0
 SECRET = "a secret of the benchmark, long enough"  # noqa: S105 - protects made-up events
 
 
 class WorldError(Exception):
-    """The processes do not do what they must for the run to go on; the message carries the end of a log."""
+    """A process keeps the run from continuing; the message contains the end of a log."""
 
 
 ServerCommand = Callable[[Path, int, int], Sequence[str]]
@@ -60,24 +60,24 @@ def embedded_clickhouse(folder: Path, port: int, memory_bytes: int) -> Sequence[
 
 @dataclass
 class FaultService:
-    """One program that is to run. `wanted` is False while a fault keeps it away."""
+    """One program. `enabled` is False while a fault keeps it from running."""
 
     name: str
     program: Callable[[], Program]
     port: int
     child: Child | None = None
-    wanted: bool = False
+    enabled: bool = False
     restarts: int = 0
-    """Starts after an end that was no orderly stop."""
+    """Starts after an unordered end."""
     own_ends: int = 0
-    """Ends that nobody here asked for."""
+    """Ends that the bench did not cause."""
     quick_ends: int = 0
     started: float = 0.0
     ended: float = 0.0
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process runs."""
         return self.child is not None and self.child.exit_code() is None
 
     @property
@@ -87,12 +87,12 @@ class FaultService:
 
     def start(self) -> None:
         """Start it and do not wait."""
-        self.child, self.wanted, self.started = Child(self.program()), True, time.monotonic()
+        self.child, self.enabled, self.started = Child(self.program()), True, time.monotonic()
 
     def kill(self) -> None:
-        """kill -9; it is not started again until it is wanted."""
+        """Kill with SIGKILL; it stays down until it is started."""
         assert self.child is not None
-        self.wanted = False
+        self.enabled = False
         self.restarts += 1
         self.child.kill()
 
@@ -168,7 +168,7 @@ class FaultWorld:
         self.clickhouse.child.wait_ready(partial(http_answers, f"{self.url}/ping", "Ok."), START_S)
 
     def kill_clickhouse(self) -> None:
-        """kill -9, and a new one over its data."""
+        """Kill with SIGKILL, and start one over its data."""
         self.clickhouse.kill()
         self.start_clickhouse()
 
@@ -180,7 +180,7 @@ class FaultWorld:
         self.start_clickhouse()
 
     def ensure_clickhouse(self, memory_bytes: int, attempts: int = 3) -> None:
-        """`restart_clickhouse`, again where a start fails: what a start without memory left behind goes with the next one."""
+        """`restart_clickhouse`, repeated where a start fails for lack of memory."""
         for attempt in range(attempts):
             try:
                 return self.restart_clickhouse(memory_bytes)
@@ -213,7 +213,7 @@ class FaultWorld:
             if not service.running:
                 service.start()
         for service in self.loaders[count:]:
-            service.wanted = False
+            service.enabled = False
             if service.child is not None:
                 service.child.stop(STOP_S)
                 service.child = None
@@ -223,7 +223,7 @@ class FaultWorld:
         """Start again what ended by itself, as `headwater up` does. WorldError where a loader halts or ends again and again."""
         now = time.monotonic()
         for service in self.loaders:
-            if service.wanted and not service.running:
+            if service.enabled and not service.running:
                 self._restart(service, now)
         self.write_services()
 
@@ -277,7 +277,7 @@ class FaultWorld:
         try:
             topic_id = self.topic_id(TOPIC)
             partitions = [ck.TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
-            return all(self._at_end(consumer, one, topic_id) for one in consumer.committed(partitions, timeout=10))
+            return all(self._at_end(consumer, position, topic_id) for position in consumer.committed(partitions, timeout=10))
         except ck.KafkaException:
             return False  # the coordinator is not known yet
         finally:
@@ -303,7 +303,7 @@ class FaultWorld:
         }
 
     def write_services(self) -> None:
-        """Say which process is which service, as `headwater up` does, so that `headwater doctor` looks at them."""
+        """Write the process list as `headwater up` does, so that `headwater doctor` checks these processes."""
         kafka = ("kafka", self.kafka.pid if self.kafka.running else 0, self.kafka.port, 0)
         others = (service for service in (self.clickhouse, *self.loaders) if service.child is not None)
         rows = [kafka, *((service.name, service.pid, service.port, service.restarts) for service in others)]

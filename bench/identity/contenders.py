@@ -14,7 +14,7 @@ from itertools import chain, combinations
 from bench.identity.metrics import Canonicals, first_deliveries
 from bench.identity.unions import Unions
 from bench.identity.world import WorldEvent
-from consumers.warehouse.history.restamping import together
+from consumers.warehouse.history.restamping import group_by_component
 from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
 from infra.telemetry.metrics import Metrics
@@ -165,7 +165,7 @@ def _rewrite_profiles(
 ) -> list[str]:
     """Return the profiles of past rows after splits, as `consumers/warehouse/history/restamping.py` rewrites them."""
     events, profiles = zip(*rows, strict=True)
-    rewritten, shared = list(profiles), together(journals)
+    rewritten, shared = list(profiles), group_by_component(journals)
     concerned = {node for journal in journals.values() for rewrite in journal.rewrites for node in rewrite.nodes}.union(
         *shared.values()
     )

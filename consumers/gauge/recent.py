@@ -90,8 +90,8 @@ class SideTopicState:
             DEAD: self._add_dead,
             COUNTS: self._add_count,
             SNAPSHOTS: self._add_snapshot,
-            REQUESTS: lambda value: self._requests.take(REQUESTS, decode(self._registry, value)[1]),
-            ACKS: lambda value: self._requests.take(ACKS, decode(self._registry, value)[1]),
+            REQUESTS: lambda value: self._requests.add(REQUESTS, decode(self._registry, value)[1]),
+            ACKS: lambda value: self._requests.add(ACKS, decode(self._registry, value)[1]),
             DEFERRED: self._add_deferred,
         }
         try:

@@ -1,1 +1,1 @@
-"""The privacy desk: a person erased everywhere, shown what is held of her, and the proof of both."""
+"""Privacy: erases a person everywhere, exports what is held of a person, proves both, and forgets inactive ids."""

@@ -1,4 +1,4 @@
-"""The chain of erasures: one record each, with the hash of the one before, and no identifier. Pure."""
+"""The chain of erasures: a record each, with the hash of the record before and without identifiers. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -10,11 +10,11 @@ CHAIN = 0
 HASHED = (
     "chain", "seq", "form", "request_id", "kind", "requested_ts", "erased_ts", "done_ts", "counts", "prev_hash",
 )  # fmt: skip
-"""Everything but the hash itself, in this order; counts by name. A new field changes `FORM`."""
+"""Hashed fields in order, all but the hash; counts are sorted by name. A new field needs a new `FORM`."""
 
 
-def link(head: ChainHead, erasure: Mapping[str, Any], counts: Mapping[str, int], done_ts: int) -> dict[str, Any]:
-    """The record that follows `head`, of an erasure (as on `privacy.erasures`) that is done."""
+def next_record(head: ChainHead, erasure: Mapping[str, Any], counts: Mapping[str, int], done_ts: int) -> dict[str, Any]:
+    """The record that follows `head`, for a completed erasure (a record of `privacy.erasures`)."""
     record = {
         "chain": CHAIN, "seq": head.seq + 1, "form": FORM, "request_id": erasure["request_id"], "kind": "erasure",
         "requested_ts": erasure["requested_ts"], "erased_ts": erasure["erased_ts"], "done_ts": done_ts,
@@ -23,8 +23,8 @@ def link(head: ChainHead, erasure: Mapping[str, Any], counts: Mapping[str, int],
     return {**record, "hash": hash_of(_sorted(record), HASHED)}
 
 
-def broken(records: Iterable[Mapping[str, Any]], head: ChainHead) -> Iterator[ChainBreak]:
-    """What is wrong with records in their order; `head`: the last one that was written."""
+def find_breaks(records: Iterable[Mapping[str, Any]], head: ChainHead) -> Iterator[ChainBreak]:
+    """Faults of records in their order; `head` is the last record written."""
     return check(map(_sorted, records), {CHAIN: head}, HASHED)
 
 
@@ -32,4 +32,4 @@ def _sorted(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "counts": dict(sorted(record["counts"].items()))}
 
 
-__all__ = ["CHAIN", "FORM", "HASHED", "ChainBreak", "ChainHead", "broken", "link"]
+__all__ = ["CHAIN", "FORM", "HASHED", "ChainBreak", "ChainHead", "find_breaks", "next_record"]

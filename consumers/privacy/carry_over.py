@@ -1,7 +1,7 @@
-"""What is remembered of subjects under the former version of the keys, said again of what they are called under the newest.
+"""Translates consent states under former keys into signals for the names under the newest keys.
 
-A refusal must outlive a rotation of the keys: who withdrew is withdrawn under the new name too. It is said by
-`consent.signals`, so the gate takes it down like anything else, and it may be said again: times only grow.
+A refusal must survive a rotation of the keys. The signals go through `consent.signals` like any other, so the consent stage
+records them. They may be sent again, because times in a state only grow.
 """
 
 import sqlite3
@@ -18,26 +18,26 @@ from streams.consent.ledger.ledger_writes import SIGNALS, STATE, STATE_KIND
 from streams.identity.nodes import NodeKeys
 from streams.runtime.follow import read_topic
 
-AT_ONCE = 5_000
+CHUNK = 5_000
 
 Progress = Callable[[int], None]
-"""Told how many more states were read."""
+"""Called with the number of states read since the last call."""
 
 
-def carried_over(settings: Settings, folder: Path, now_ms: int, progress: Progress) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values for `consent.signals`. `folder`: for an index, so that memory stays bounded. Retryable."""
+def translate_states(settings: Settings, folder: Path, now_ms: int, progress: Progress) -> Iterator[tuple[bytes, bytes]]:
+    """Yield keys and values for `consent.signals`. An index in `folder` keeps memory bounded. Retryable."""
     keys, contract = NodeKeys.of(settings), Registry(settings.contracts).latest(SIGNALS)
     with sqlite3.connect(folder / "states.sqlite3", isolation_level=None) as db:
-        _read(settings, keys, db, progress)
-        # Who is called what another one becomes is called so already.
+        _index_states(settings, keys, db, progress)
+        # A subject whose name is the newer name of another one is up to date.
         rows = db.execute("SELECT newer, state FROM states WHERE subject NOT IN (SELECT newer FROM states)")
-        while some := rows.fetchmany(AT_ONCE):
-            for newer, state in some:
-                yield newer.encode(), encode(contract, signal(orjson.loads(state), newer, now_ms))
+        while chunk := rows.fetchmany(CHUNK):
+            for newer, state in chunk:
+                yield newer.encode(), encode(contract, signal_record(orjson.loads(state), newer, now_ms))
 
 
-def _read(settings: Settings, keys: NodeKeys, db: sqlite3.Connection, progress: Progress) -> None:
-    """All states that stand, into the index."""
+def _index_states(settings: Settings, keys: NodeKeys, db: sqlite3.Connection, progress: Progress) -> None:
+    """Read all present states into the index."""
     registry = Registry(settings.contracts)
     db.execute("PRAGMA journal_mode = OFF")
     db.execute("CREATE TABLE states (key BLOB PRIMARY KEY, subject TEXT, newer TEXT, state BLOB) WITHOUT ROWID")
@@ -45,7 +45,7 @@ def _read(settings: Settings, keys: NodeKeys, db: sqlite3.Connection, progress: 
     for records in read_topic(settings, STATE):
         db.execute("BEGIN")
         for key, value in records:
-            if value is None:  # she was erased
+            if value is None:  # the subject was erased
                 db.execute("DELETE FROM states WHERE key = ?", (key,))
                 continue
             state = decode(registry, value)[1]
@@ -55,8 +55,8 @@ def _read(settings: Settings, keys: NodeKeys, db: sqlite3.Connection, progress: 
         progress(len(records))
 
 
-def signal(state: dict[str, Any], subject: str, now_ms: int) -> dict[str, Any]:
-    """The record of `consent.signals` that teaches the gate the same state of another subject."""
+def signal_record(state: dict[str, Any], subject: str, now_ms: int) -> dict[str, Any]:
+    """The record of `consent.signals` that gives another subject the same state."""
     return {
         "subject": subject, "site": state["site"], "regulation": state["regulation"], "kind": STATE_KIND,
         "signals": {name: str(time) for name, time in state["times"].items()}, "purposes": [], "chosen_ts": now_ms,

@@ -1,4 +1,4 @@
-"""All that is held of a person, as one JSON document, written as it is read."""
+"""Exports all that is held of a person as one JSON document, streamed."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -12,21 +12,21 @@ AUDIT = "consent_audit"
 Write = Callable[[str], object]
 
 
-def export(office: PrivacyContext, who: Members, until: int, traces: PersonTraces, write: Write) -> dict[str, int]:
-    """Write the document; place -> how many things of it. Retryable, with half a document written."""
-    person, counts = rows.ErasedPerson(*who, until=until), dict[str, int]()
-    slots = zip(who.nodes, office.graph.read(who.nodes), strict=True)
+def export(context: PrivacyContext, members: Members, until: int, traces: PersonTraces, write: Write) -> dict[str, int]:
+    """Write the document; place -> number of items. After Retryable the document is incomplete."""
+    person, counts = rows.ErasedPerson(*members, until=until), dict[str, int]()
+    slots = zip(members.nodes, context.graph.read(members.nodes), strict=True)
     head = {
-        "nodes": who.nodes, "profiles": who.profiles, "shared": who.shared, "until_ts": until,
+        "nodes": members.nodes, "profiles": members.profiles, "shared": members.shared, "until_ts": until,
         "slots": {node: slot._asdict() for node, slot in slots if slot is not None},
     }  # fmt: skip
     write(json.dumps(head)[:-1])
     for name, topic in (("merges", MERGES), ("links", LINKS), ("consent_states", STATE), ("requests", REQUESTS)):
-        counts[topic] = _array(write, name, (json.dumps(one.record) for one in traces.held[topic]))
+        counts[topic] = _array(write, name, (json.dumps(record.record) for record in traces.records[topic]))
     write(', "tables": {')
-    for n, table in enumerate([*rows.conditions(office.warehouse.database, person), AUDIT]):
-        told = (line.decode() for line in rows.lines(office.warehouse, table, person))
-        counts[f"clickhouse.{table}"] = _array(write, table, told, "" if n == 0 else ", ")
+    for n, table in enumerate([*rows.row_conditions(context.warehouse.database, person), AUDIT]):
+        documents = (line.decode() for line in rows.export_rows(context.warehouse, table, person))
+        counts[f"clickhouse.{table}"] = _array(write, table, documents, "" if n == 0 else ", ")
     write("}}\n")
     return counts
 

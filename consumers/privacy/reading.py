@@ -1,4 +1,4 @@
-"""Whole topics read by one consumer, all partitions beside each other: a desk asks often, and mostly little."""
+"""Reads whole topics with one consumer, all partitions at a time."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,23 +8,24 @@ from infra.clients.kafka import reader
 from infra.settings import Settings
 from streams.runtime.follow import ADMIN_S, TopicPartition, kafka_unavailable, partitions_of, read_ranges, stable_end
 
-DESK = "headwater.privacy"
+CLIENT = "headwater.privacy"
+"""Group and transactional id of the privacy commands."""
 POLL_S = 0.05
 
 
-def read(settings: Settings, topics: Iterable[str], since: int = 0) -> Iterator[ck.Message]:
-    """All committed records of some topics up to their ends now, each partition in its order.
+def read_topics(settings: Settings, topics: Iterable[str], since: int = 0) -> Iterator[ck.Message]:
+    """Yield all committed records of topics up to their present ends, each partition in order. Retryable.
 
-    `since`: only those with this timestamp or a later one, milliseconds UTC. The ends are those of everything written, and a
-    transaction that is open there is waited for, as in `streams.runtime.follow`. Retryable.
+    `since`: only records with this timestamp or a later one, milliseconds UTC. The ends include open transactions, which are
+    waited for, as in `streams.runtime.follow`.
     """
-    for messages in read_ranges(settings, _ranges(settings, topics, since), DESK, POLL_S):
+    for messages in read_ranges(settings, _ranges(settings, topics, since), CLIENT, POLL_S):
         yield from messages
 
 
 def _ranges(settings: Settings, topics: Iterable[str], since: int) -> dict[TopicPartition, tuple[int, int]]:
     """Partition -> first offset and end of what there is to read. Retryable."""
-    consumer = reader(settings, DESK, isolation_level="read_uncommitted")
+    consumer = reader(settings, CLIENT, isolation_level="read_uncommitted")
     try:
         partitions = [(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
         ranges = {source: stable_end(consumer, *source) for source in partitions}
@@ -40,4 +41,4 @@ def _ranges(settings: Settings, topics: Iterable[str], since: int) -> dict[Topic
         consumer.close()
 
 
-__all__ = ["DESK", "read"]
+__all__ = ["CLIENT", "read_topics"]

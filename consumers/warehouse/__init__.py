@@ -1,4 +1,4 @@
-"""The warehouse: the stream's topics into ClickHouse tables, each record once, checked by offset."""
+"""The warehouse: loads the stream's topics into ClickHouse tables, each record once, verified by offset."""
 
 from consumers.warehouse.schema.migrating import migrate
 

@@ -1,4 +1,4 @@
-"""`headwater warehouse`: run (when nothing else is said), migrate, status, verify, replay, dedupe, overrides, squash."""
+"""`headwater warehouse`: run (the default), migrate, status, verify, replay, dedupe, overrides, squash."""
 
 import json
 import queue
@@ -7,11 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
-from consumers.warehouse.commands.connection import PATIENCE_S, AsJson, patient_store
+from consumers.warehouse.commands.connection import PATIENCE_S, AsJson, open_warehouse
 from consumers.warehouse.commands.dedupe import dedupe_command
 from consumers.warehouse.commands.replay import replay_command
 from consumers.warehouse.commands.status import status_command
@@ -20,18 +20,32 @@ from infra.errors import EXIT_FENCED
 
 if TYPE_CHECKING:
     from consumers.warehouse.store import Store
+    from infra.settings import Settings
     from infra.telemetry.metrics import Metrics
     from schemas.registry import Registry
 
 POLL_S = 0.1
 STOP_S = 7.5
-"""After which the process ends once it was told to stop, whatever ClickHouse does."""
+"""Time from a signal to the end of the process, whatever ClickHouse does, seconds."""
 VERIFY_PATIENCE_S = 120
-"""What a query over one slice may take."""
+"""Timeout of a query over one slice, seconds."""
 PATIENCE_TO_START_S = 15.0
-"""Tables that take longer to be looked up count as waiting for ClickHouse."""
+"""A migration that takes longer counts as waiting for ClickHouse, seconds."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class BackgroundThread(Protocol):
+    """A thread that runs beside the loader."""
+
+    def start(self) -> None:
+        """Start the thread."""
+        ...
+
+    def stop(self, patience_s: float) -> None:
+        """Stop the thread; wait up to `patience_s` seconds."""
+        ...
+
 
 MetricsPort = Annotated[int | None, typer.Option(help="Port of /metrics.")]
 Slot = Annotated[str | None, typer.Option(help="This loader's place in the group; one running loader a slot.")]
@@ -53,64 +67,74 @@ def run_command(slot: Slot = None, metrics_port: MetricsPort = None) -> None:
 def _run(slot: str | None, metrics_port: int | None) -> None:
     import confluent_kafka as ck
 
-    from consumers.warehouse.history.projecting import ProjectionThread
-    from consumers.warehouse.loader.loop import STAGE, TopicMadeAnew, Warehouse
+    from consumers.warehouse.loader.loop import STAGE, Warehouse
     from consumers.warehouse.loader.rows import RowLoader
-    from consumers.warehouse.privacy import Eraser, count_part
-    from consumers.warehouse.store import SEARCH_S, Store
-    from consumers.warehouse.verification.schedule import VerificationThread
+    from consumers.warehouse.loader.topic_check import TopicReplaced
+    from consumers.warehouse.store import Store
     from infra.settings import load_settings
     from infra.telemetry.logs import configure_logs, get_logger
     from infra.telemetry.metrics import Metrics
     from schemas.registry import Registry
-    from streams.runtime.privacy.request_consumer import PrivacyRequestConsumer
 
     configure_logs(STAGE)
-    given = {"slot": slot, "metrics_port": metrics_port}
-    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    options = {"slot": slot, "metrics_port": metrics_port}
+    settings = load_settings(**{name: value for name, value in options.items() if value is not None})
     stopping: list[float] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopping.append(time.monotonic()))
     metrics = Metrics()
     metrics.serve(settings.metrics_port, settings.metrics_host)
-    registry = Registry(settings.contracts)
-    store = Store(settings)
-    beside = Store(settings, SEARCH_S)
-    clerk = PrivacyRequestConsumer(
-        settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part, metrics
-    )
-    patient = Store(settings, PATIENCE_S)
-    projecting = ProjectionThread(settings, patient, metrics)
-    proof = Store(settings, VERIFY_PATIENCE_S)
-    verifying = VerificationThread(settings, proof, registry, metrics)
+    registry, store = Registry(settings.contracts), Store(settings)
+    threads, stores = _background_threads(settings, registry, metrics)
     try:
-        if not _apply_patiently(store, registry, metrics, lambda: bool(stopping)):
+        if not _migrate_when_available(store, registry, metrics, lambda: bool(stopping)):
             return
-        clerk.start()
-        projecting.start()
-        verifying.start()
+        for thread in threads:
+            thread.start()
         Warehouse(settings, RowLoader(store, registry, metrics), registry, metrics).run(lambda: bool(stopping))
-    except TopicMadeAnew as error:
+    except TopicReplaced as error:
         get_logger().warning("ends", error=str(error))
         sys.exit(EXIT_FENCED)
     except ck.KafkaException as error:
         get_logger().error("ends", error=str(error.args[0]))
         sys.exit(EXIT_FENCED)
     finally:
-        left_s = max(0.5, STOP_S - (time.monotonic() - stopping[0] if stopping else 0.0))
-        for beside_loop in (verifying, projecting, clerk):
-            beside_loop.stop(left_s / 3)
-        for opened in (store, beside, patient, proof):
-            opened.close()
+        patience_s = max(0.5, STOP_S - (time.monotonic() - stopping[0] if stopping else 0.0))
+        for thread in reversed(threads):
+            thread.stop(patience_s / len(threads))
+        for connection in (store, *stores):
+            connection.close()
 
 
-def _apply_patiently(store: "Store", registry: "Registry", metrics: "Metrics", stopping: Callable[[], bool]) -> bool:
-    """Tables and views as they should be, once ClickHouse answers; False where told to stop before.
+def _background_threads(
+    settings: "Settings", registry: "Registry", metrics: "Metrics"
+) -> "tuple[list[BackgroundThread], list[Store]]":
+    """Threads that run beside the loader, in the order of their start, and a connection for each: their queries take long."""
+    from consumers.warehouse.history.projecting import ProjectionThread
+    from consumers.warehouse.loader.loop import STAGE
+    from consumers.warehouse.privacy import Eraser, count_late_rows
+    from consumers.warehouse.store import SEARCH_S, Store
+    from consumers.warehouse.verification.schedule import VerificationThread
+    from streams.runtime.privacy.request_consumer import PrivacyRequestConsumer
 
-    In a thread that ends with the process: a ClickHouse that hangs must not keep a signal from being obeyed.
+    search, history, verification = (Store(settings, timeout_s) for timeout_s in (SEARCH_S, PATIENCE_S, VERIFY_PATIENCE_S))
+    threads: list[BackgroundThread] = [
+        PrivacyRequestConsumer(
+            settings, STAGE, lambda request: count_late_rows(search, request), Eraser(settings, search).erase, metrics
+        ),
+        ProjectionThread(settings, history, metrics),
+        VerificationThread(settings, verification, registry, metrics),
+    ]
+    return threads, [search, history, verification]
+
+
+def _migrate_when_available(store: "Store", registry: "Registry", metrics: "Metrics", stopping: Callable[[], bool]) -> bool:
+    """Create tables and views as soon as ClickHouse answers; return False when stopped before.
+
+    Runs in a daemon thread, so that the process can end while ClickHouse hangs.
     """
     from consumers.warehouse.loader.loop import STAGE
-    from consumers.warehouse.schema.migrating import apply
+    from consumers.warehouse.schema.migrating import apply_schema
     from infra.errors import Retryable
     from infra.telemetry.logs import get_logger
 
@@ -118,7 +142,7 @@ def _apply_patiently(store: "Store", registry: "Registry", metrics: "Metrics", s
 
     def attempt() -> None:
         try:
-            apply(store, registry)
+            apply_schema(store, registry)
         except Exception as error:  # raised again in the main thread
             failures.put(error)
 
@@ -150,29 +174,27 @@ def migrate_command(as_json: AsJson = False) -> None:
     from consumers.warehouse.schema.migrating import migrate
     from infra.settings import load_settings
 
-    done = migrate(load_settings())
+    changes = migrate(load_settings())
     if as_json:
-        typer.echo(json.dumps({"done": done}))
+        typer.echo(json.dumps({"done": changes}))
         return
-    for line in done or ["all tables and views are as they should be"]:
+    for line in changes or ["all tables and views are as they should be"]:
         typer.echo(line)
 
 
 @app.command("overrides", epilog="Example: headwater warehouse overrides --json")
 def overrides_command(as_json: AsJson = False) -> None:
     """Map history to today's identity now; the loader does it each minute. Safe at any time."""
-    from dataclasses import asdict
+    from consumers.warehouse.history.overrides import count_stamped_ids, project
 
-    from consumers.warehouse.history.overrides import project, stamped
-
-    with patient_store() as store:
-        done = project(store, time.time_ns() // 1_000_000)
-        ids = stamped(store)
+    with open_warehouse() as store:
+        result = project(store, time.time_ns() // 1_000_000)
+        ids = count_stamped_ids(store)
     if as_json:
-        typer.echo(json.dumps({"stamped": ids, **asdict(done)}))
+        typer.echo(json.dumps({"stamped": ids, **result.as_json()}))
         return
-    typer.echo(f"{done.overrides} of about {ids} profile ids of events belong to another profile today")
-    typer.echo(f"{done.changed} new or changed, {done.gone} gone; {done.seconds:.1f} s")
+    typer.echo(f"{result.overrides} of about {ids} profile ids of events belong to another profile today")
+    typer.echo(f"{result.changed} new or changed, {result.removed} gone; {result.seconds:.1f} s")
 
 
 @app.command("squash", epilog="Example: headwater warehouse squash --older-than 30")
@@ -187,14 +209,14 @@ def squash_command(
     from infra.settings import load_settings
 
     days = load_settings().squash_after_days if older_than is None else older_than
-    with patient_store() as store:
-        done = squash(store, time.time_ns() // 1_000_000, days, lambda: False)
+    with open_warehouse() as store:
+        result = squash(store, time.time_ns() // 1_000_000, days, lambda: False)
     if as_json:
-        typer.echo(json.dumps({"rows": done.rows, **asdict(done)}))
+        typer.echo(json.dumps({"rows": result.rows, **asdict(result)}))
         return
-    for month, rows in done.months.items():
+    for month, rows in result.months.items():
         typer.echo(f"{month}  {rows} rows rewritten")
-    typer.echo(f"{done.rows} rows rewritten, {done.forgotten} overrides forgotten, {done.overrides} left")
+    typer.echo(f"{result.rows} rows rewritten, {result.forgotten} overrides forgotten, {result.overrides} left")
 
 
 app.command("status", epilog="Example: headwater warehouse status --json")(status_command)

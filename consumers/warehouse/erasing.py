@@ -1,7 +1,7 @@
-"""The warehouse's part of an erasure: every row that is of a person, out of every table that names one.
+"""Erases a person's rows from every table that names a person.
 
-First the places of the rows are taken down, without identifiers, then the rows go. So a replay of the loader takes them for
-present and fills nothing in again, and whoever crashes in between finds what is left to do.
+The positions of the rows are written to `erased_rows` first, without identifiers, and then the rows are deleted. A replay
+counts these positions as present and does not fill them in; after a crash in between, the next run deletes the other rows.
 """
 
 import re
@@ -9,53 +9,51 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from consumers.warehouse.schema import ddl
-from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
 from infra.errors import Retryable
 
 PLAIN = re.compile(r"[0-9a-f]{32,33}")
-"""What may stand in a statement as it is."""
+"""Ids that need no escaping in a statement."""
 IDENTIFIERS = "events.identifiers"
-"""Place of ids beside another person's in her event: they are taken out, and the row stays hers."""
-NAMES = tuple(table.name for table in TABLES.values())
+"""Label of ids of the person in events of others: the id is removed from the array, the row stays."""
 
 
 class ErasedPerson(NamedTuple):
-    """Whose rows."""
+    """Selects the rows of one person."""
 
     nodes: Sequence[str]
     profiles: Sequence[str]
-    """What her events can have been stamped with."""
+    """Profiles that the person's events can carry."""
     shared: Sequence[str]
-    """Of those, nodes that several persons use: what was collected of them alone is not hers."""
+    """Nodes of these that several persons use: events of such a node alone do not belong to the person."""
     until: int
-    """What was collected until then, milliseconds UTC. She may have come back since, as somebody new."""
+    """Only rows collected until then are erased, milliseconds UTC: later rows belong to a new profile."""
 
 
-def person(record: Mapping[str, Any]) -> ErasedPerson:
-    """Of a record of `privacy.erasures`."""
+def erased_person(record: Mapping[str, Any]) -> ErasedPerson:
+    """The person that a record of `privacy.erasures` names."""
     return ErasedPerson(record["nodes"], record["profiles"], record["shared"], record["erased_ts"])
 
 
-def conditions(database: str, who: ErasedPerson) -> dict[str, str]:
-    """Table -> which of its rows are hers. Outcomes first: what tells whose they are goes later."""
-    base, nodes = ddl.quoted(database), _among(who.nodes)
-    until = f"fromUnixTimestamp64Milli(toInt64({int(who.until)}))"
+def row_conditions(database: str, person: ErasedPerson) -> dict[str, str]:
+    """Table -> SQL condition on the person's rows. Outcomes first: they are found by decisions and events, deleted later."""
+    base, nodes = ddl.quoted(database), _in_list(person.nodes)
+    until = f"fromUnixTimestamp64Milli(toInt64({int(person.until)}))"
     events = (
-        f"((node IN {nodes} AND collector_ts <= {until}) OR (profile_id IN {_among(who.profiles)} AND "
-        f"(node NOT IN {_among(who.shared)} OR {_any('identifiers', who.nodes)})))"
+        f"((node IN {nodes} AND collector_ts <= {until}) OR (profile_id IN {_in_list(person.profiles)} AND "
+        f"(node NOT IN {_in_list(person.shared)} OR {_contains_any('identifiers', person.nodes)})))"
     )
     decisions = f"(visitor IN {nodes} AND decided_ts <= {until})"
     return {
         "bandit_outcomes": (
-            f"(decision_id IN (SELECT decision_id FROM {base}.bandit_decisions WHERE {decisions}) OR event_id IN "  # noqa: S608
+            f"(decision_id IN (SELECT decision_id FROM {base}.bandit_decisions WHERE {decisions}) OR event_id IN "  # noqa: S608 - checked ids
             f"(SELECT event_id FROM {base}.events WHERE decision_token != '' AND {events}))"
         ),
         "bandit_decisions": decisions,
         "consent_revocations": f"(subject IN {nodes} AND received_ts <= {until})",
         "privacy_requests": (
-            f"((subject IN {nodes} OR {_any('nodes', who.nodes)} OR {_any('profiles', _hers(who))}) "
-            f"AND requested_ts <= {until})"
+            f"((subject IN {nodes} OR {_contains_any('nodes', person.nodes)} "
+            f"OR {_contains_any('profiles', _own_profiles(person))}) AND requested_ts <= {until})"
         ),
         "identity_merges": f"(node IN {nodes} OR parent IN {nodes})",
         "identity_conflicts": f"(node IN {nodes} OR kept IN {nodes} OR refused IN {nodes})",
@@ -63,60 +61,63 @@ def conditions(database: str, who: ErasedPerson) -> dict[str, str]:
     }
 
 
-def derived(who: ErasedPerson) -> dict[str, str]:
-    """Table that is made from others -> which of its rows are hers."""
-    hers = _among(_hers(who))
+def derived_conditions(person: ErasedPerson) -> dict[str, str]:
+    """Table that is derived from others -> SQL condition on the person's rows."""
+    hers = _in_list(_own_profiles(person))
     return {"identity_stamped": f"profile_id IN {hers}", "identity_overrides": f"(profile_id IN {hers} OR canonical IN {hers})"}
 
 
-def beside(who: ErasedPerson) -> str:
-    """Which events of others name her too."""
-    until = f"fromUnixTimestamp64Milli(toInt64({int(who.until)}))"
-    return f"({_any('identifiers', who.nodes)} AND collector_ts <= {until} AND node NOT IN {_among(who.nodes)})"
+def mention_condition(person: ErasedPerson) -> str:
+    """SQL condition on events of others that name the person too."""
+    until = f"fromUnixTimestamp64Milli(toInt64({int(person.until)}))"
+    return (
+        f"({_contains_any('identifiers', person.nodes)} AND collector_ts <= {until} AND node NOT IN {_in_list(person.nodes)})"
+    )
 
 
-def audited(who: ErasedPerson) -> str:
-    """Which rows of `consent_audit` are hers: they prove what was consented to, and stay."""
-    return f"subject IN {_among(who.nodes)}"
+def audit_condition(person: ErasedPerson) -> str:
+    """SQL condition on the person's rows of `consent_audit`, which stay as the proof of consent."""
+    return f"subject IN {_in_list(person.nodes)}"
 
 
-def counts(store: Store, who: ErasedPerson) -> dict[str, int]:
-    """Table -> rows that are hers, and events of others that name her. Retryable."""
-    tables = conditions(store.database, who) | derived(who)
-    found = {table: _count(store, table, where) for table, where in tables.items()}
-    return {**found, IDENTIFIERS: _count(store, "events", f"{beside(who)} AND NOT {_events(store, who)}")}
+def count_rows(store: Store, person: ErasedPerson) -> dict[str, int]:
+    """Table -> number of the person's rows, and the number of events of others that name the person. Retryable."""
+    tables = row_conditions(store.database, person) | derived_conditions(person)
+    rows = {table: _count(store, table, condition) for table, condition in tables.items()}
+    mentions = f"{mention_condition(person)} AND NOT {tables['events']}"
+    return {**rows, IDENTIFIERS: _count(store, "events", mentions)}
 
 
-def erase(store: Store, request_id: str, who: ErasedPerson) -> dict[str, int]:
-    """Remove them; table -> rows removed by this request, by whichever run of it. Retryable."""
-    done = remove(store, request_id, conditions(store.database, who))
-    for table, where in derived(who).items():
-        _mutate(store, table, request_id, "DELETE", where)
-    named = _count(store, "events", beside(who))
-    taken_out = f"UPDATE identifiers = arrayFilter(one -> one NOT IN {_among(who.nodes)}, identifiers)"
-    _mutate(store, "events", request_id, taken_out, beside(who))
-    return done | {IDENTIFIERS: named}
+def erase_rows(store: Store, request_id: str, person: ErasedPerson) -> dict[str, int]:
+    """Erase the person's rows; table -> rows removed by all runs of this request. Retryable."""
+    removed_rows = remove_rows(store, request_id, row_conditions(store.database, person))
+    for table, condition in derived_conditions(person).items():
+        _mutate(store, table, request_id, "DELETE", condition)
+    named = _count(store, "events", mention_condition(person))
+    taken_out = f"UPDATE identifiers = arrayFilter(item -> item NOT IN {_in_list(person.nodes)}, identifiers)"
+    _mutate(store, "events", request_id, taken_out, mention_condition(person))
+    return removed_rows | {IDENTIFIERS: named}
 
 
-def remove(store: Store, request_id: str, found: Mapping[str, str]) -> dict[str, int]:
-    """Remove rows, given as table -> condition; table -> rows removed by this request, by whichever run of it. Retryable."""
+def remove_rows(store: Store, request_id: str, predicates: Mapping[str, str]) -> dict[str, int]:
+    """Delete rows given as table -> condition; table -> rows removed by all runs of this request. Retryable."""
     if not PLAIN.fullmatch(request_id):
         raise ValueError("a request id that is none")
     base, marked = ddl.quoted(store.database), f"request_id = '{request_id}'"
-    for table, where in found.items():
+    for table, predicate in predicates.items():
         store.long_command(
             f"INSERT INTO {base}.erased_rows (table_name, _topic_id, _partition, _offset, request_id) "  # noqa: S608 - ours
-            f"SELECT '{table}', _topic_id, _partition, _offset, '{request_id}' FROM {base}.{table} WHERE {where}"
+            f"SELECT '{table}', _topic_id, _partition, _offset, '{request_id}' FROM {base}.{table} WHERE {predicate}"
         )
-    for table in found:
-        places = f"(SELECT _topic_id, _partition, _offset FROM {base}.erased_rows WHERE table_name = '{table}' AND {marked})"  # noqa: S608
+    for table in predicates:
+        places = f"(SELECT _topic_id, _partition, _offset FROM {base}.erased_rows WHERE table_name = '{table}' AND {marked})"  # noqa: S608 - checked ids
         _mutate(store, table, request_id, "DELETE", f"(_topic_id, _partition, _offset) IN {places}")
-    done = removed(store, request_id)
-    return {table: done.get(table, 0) for table in found}
+    counts = count_removed(store, request_id)
+    return {table: counts.get(table, 0) for table in predicates}
 
 
-def removed(store: Store, request_id: str) -> dict[str, int]:
-    """Table -> rows that a request removed, in all its runs. Retryable."""
+def count_removed(store: Store, request_id: str) -> dict[str, int]:
+    """Table -> rows that a request removed in all its runs. Retryable."""
     query = (
         "SELECT table_name, uniqExact(_topic_id, _partition, _offset) "  # noqa: S608 - names of our own
         f"FROM {ddl.quoted(store.database)}.erased_rows "
@@ -125,14 +126,14 @@ def removed(store: Store, request_id: str) -> dict[str, int]:
     return {str(table): int(n) for table, n in store.rows(query, {"request": request_id})}
 
 
-def lines(store: Store, table: str, who: ErasedPerson) -> Iterator[bytes]:
-    """Her rows of a table as JSON, a line each."""
-    where = audited(who) if table == "consent_audit" else conditions(store.database, who)[table]
-    return store.lines(f"SELECT * FROM {ddl.quoted(store.database)}.{table} WHERE {where}")  # noqa: S608 - checked ids
+def export_rows(store: Store, table: str, person: ErasedPerson) -> Iterator[bytes]:
+    """The person's rows of a table as JSON, one line a row. Retryable."""
+    condition = audit_condition(person) if table == "consent_audit" else row_conditions(store.database, person)[table]
+    return store.stream_json(f"SELECT * FROM {ddl.quoted(store.database)}.{table} WHERE {condition}")  # noqa: S608 - checked ids
 
 
-def _mutate(store: Store, table: str, request_id: str, what: str, where: str) -> None:
-    """Rewrite what a condition fits, and wait for it; one that still runs from an earlier try is waited for first."""
+def _mutate(store: Store, table: str, request_id: str, action: str, condition: str) -> None:
+    """Rewrite the rows that match and wait for the mutation. Retryable while one of an earlier run is still running."""
     name = f"{ddl.quoted(store.database)}.{table}"
     running = (
         f"SELECT count() FROM system.mutations WHERE database = '{store.database}' AND table = '{table}' "  # noqa: S608 - ours
@@ -140,45 +141,41 @@ def _mutate(store: Store, table: str, request_id: str, what: str, where: str) ->
     )
     if store.rows(running)[0][0]:
         raise Retryable(f"rows of {table} are still being removed")
-    if _count(store, table, where):
+    if _count(store, table, condition):
         store.long_command(
-            f"ALTER TABLE {name} {what} WHERE {where} SETTINGS mutations_sync = 1, allow_nondeterministic_mutations = 1"
+            f"ALTER TABLE {name} {action} WHERE {condition} SETTINGS mutations_sync = 1, allow_nondeterministic_mutations = 1"
         )
 
 
-def _count(store: Store, table: str, where: str) -> int:
-    query = f"SELECT count() FROM {ddl.quoted(store.database)}.{table} WHERE {where}"  # noqa: S608 - checked ids
+def _count(store: Store, table: str, condition: str) -> int:
+    query = f"SELECT count() FROM {ddl.quoted(store.database)}.{table} WHERE {condition}"  # noqa: S608 - checked ids
     return int(store.long_rows(query)[0][0])
 
 
-def _events(store: Store, who: ErasedPerson) -> str:
-    return conditions(store.database, who)["events"]
+def _own_profiles(person: ErasedPerson) -> list[str]:
+    return sorted(set(person.profiles) - set(person.shared))
 
 
-def _hers(who: ErasedPerson) -> list[str]:
-    return sorted(set(who.profiles) - set(who.shared))
+def _in_list(ids: Sequence[str]) -> str:
+    return f"({', '.join(quote_ids(ids)) or _NO_ID})"
 
 
-def _among(ids: Sequence[str]) -> str:
-    return f"({', '.join(quoted(ids)) or _NOBODY})"
+def _contains_any(column: str, ids: Sequence[str]) -> str:
+    """SQL: whether an array contains one of the ids. A set lookup, because `hasAny` compares every pair."""
+    return f"arrayExists(item -> item IN {_in_list(ids)}, {column})"
 
 
-def _any(column: str, ids: Sequence[str]) -> str:
-    """Whether an array names one of them; a set, because `hasAny` compares each with each."""
-    return f"arrayExists(one -> one IN {_among(ids)}, {column})"
+_NO_ID = "'-'"
 
 
-_NOBODY = "'-'"
-
-
-def quoted(ids: Sequence[str]) -> list[str]:
-    """Ids as texts in SQL; ValueError for what is none."""
+def quote_ids(ids: Sequence[str]) -> list[str]:
+    """Ids as SQL strings. ValueError for anything that is not an id."""
     if not all(map(PLAIN.fullmatch, ids)):
         raise ValueError("an id that is none")
-    return [f"'{one}'" for one in ids]
+    return [f"'{identifier}'" for identifier in ids]
 
 
 __all__ = [
-    "IDENTIFIERS", "NAMES", "ErasedPerson", "audited", "conditions", "counts", "erase", "lines", "person", "quoted", "remove",
-    "removed",
+    "IDENTIFIERS", "ErasedPerson", "audit_condition", "count_removed", "count_rows", "erase_rows", "erased_person",
+    "export_rows", "quote_ids", "remove_rows", "row_conditions",
 ]  # fmt: skip

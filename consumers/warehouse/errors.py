@@ -1,4 +1,4 @@
-"""What an error of ClickHouse means for the rows that were being inserted: by class, never by its text.
+"""Classifies ClickHouse errors by code: rejected rows, a table at fault, or a server at fault.
 
 Texts of exceptions can quote values of rows, so only codes, names, columns and constraints get into logs and commits.
 """
@@ -31,14 +31,14 @@ _CONSTRAINT = re.compile(r"Constraint `([^`]{1,60})`")
 
 
 class ServerTrouble(Retryable):
-    """ClickHouse as a whole does not take inserts: one is tried again from time to time, the others wait."""
+    """The server does not take inserts: one is tried again from time to time, the others wait."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, "clickhouse")
 
 
 class TableTrouble(Retryable):
-    """One table does not take rows that fit its contract: its partitions wait for a person, the others go on."""
+    """One table does not take rows that fit its contract: its partitions wait for a repair, the others go on."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, "clickhouse")
@@ -49,7 +49,7 @@ class RowsRejected(Exception):
 
 
 def insert_error(error: DatabaseError) -> Exception:
-    """What a failed insert means: Rejected, ServerTrouble, TableTrouble, or ConfigError for wrong credentials."""
+    """The exception for a failed insert: RowsRejected, ServerTrouble, TableTrouble, or ConfigError for wrong credentials."""
     code = getattr(error, "code", None)
     if code in DATA:
         return RowsRejected(f"ClickHouse {_label(error)}")
@@ -62,7 +62,7 @@ def insert_error(error: DatabaseError) -> Exception:
 
 
 def query_error(error: DatabaseError) -> Exception:
-    """What a failed query of ours means: ServerTrouble, TableTrouble, or ConfigError for wrong credentials."""
+    """The exception for a failed query: ServerTrouble, TableTrouble, or ConfigError for wrong credentials."""
     return _outage(error) or TableTrouble(f"ClickHouse: {str(error)[:500]}")
 
 

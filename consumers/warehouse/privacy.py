@@ -1,13 +1,13 @@
-"""The warehouse's part of a withdrawal, and of an erasure.
+"""Handles the warehouse's privacy requests: counts rows for a withdrawal, deletes rows for an erasure.
 
-What was collected while consent stood was lawful and stays. What the gate let through in the seconds before it knew stays
-too, and is counted here, so that the audit can say how much that was.
+Rows that were collected while consent stood stay. Rows that passed the consent stage in the seconds before it knew of the
+withdrawal stay too and are counted here, so that the audit can state their number.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from consumers.warehouse.erasing import erase, person
+from consumers.warehouse.erasing import erase_rows, erased_person
 from consumers.warehouse.loader.loop import GROUP
 from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
@@ -16,11 +16,12 @@ from infra.settings import Settings
 from streams.consent.policy import BITS
 from streams.runtime.privacy.group_progress import GroupProgress
 
-MOST_PASSAGES = 1_000
+MAX_ERASURES = 1_000
+"""Pending erasures whose progress is remembered."""
 
 
-def count_part(store: Store, request: Mapping[str, Any]) -> str:
-    """How many rows of these ids were collected after the withdrawal under a purpose that was withdrawn. Retryable."""
+def count_late_rows(store: Store, request: Mapping[str, Any]) -> str:
+    """Handle a withdrawal: count rows that were collected after it under a withdrawn purpose. Retryable."""
     mask = sum(BITS.get(purpose, 0) for purpose in request["purposes"])
     query = (
         f"SELECT count() FROM {store.database}.events WHERE (node IN {{nodes:Array(String)}} "  # noqa: S608 - a name of our own
@@ -31,27 +32,27 @@ def count_part(store: Store, request: Mapping[str, Any]) -> str:
         "nodes": list(request["nodes"]), "profiles": list(request["profiles"]), "since": request["withdrawn_ts"],
         "mask": mask, "site": request["site"],
     }  # fmt: skip
-    ((found,),) = store.rows(query, parameters)
-    return f"{found} rows were collected between the withdrawal and its arrival at the gate; no further ones are let through"
+    ((count,),) = store.rows(query, parameters)
+    return f"{count} rows were collected between the withdrawal and its arrival at the gate; no further ones are let through"
 
 
 class Eraser:
-    """Erases once everything that lay in the topics when it was asked to is loaded, so that no row comes after."""
+    """Erases a person once the loader has loaded everything that its topics held when the erasure was requested."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._passages: dict[str, GroupProgress] = {}
+        self._progress: dict[str, GroupProgress] = {}
 
-    def part(self, erasure: Mapping[str, Any]) -> str:
-        """Rows removed by table. Retryable until they are."""
+    def erase(self, erasure: Mapping[str, Any]) -> str:
+        """Handle a record of `privacy.erasures`; return the removed rows by table. Retryable until they are removed."""
         name = erasure["request_id"]
-        if name not in self._passages:
-            if len(self._passages) >= MOST_PASSAGES:
-                self._passages.pop(next(iter(self._passages)))
-            self._passages[name] = GroupProgress(self._settings, GROUP, TABLES)
-        if left := self._passages[name].left():
-            raise Retryable(f"{left} records that were there before the erasure are not loaded yet")
-        removed = erase(self._store, name, person(erasure))
-        del self._passages[name]
+        if name not in self._progress:
+            if len(self._progress) >= MAX_ERASURES:
+                self._progress.pop(next(iter(self._progress)))
+            self._progress[name] = GroupProgress(self._settings, GROUP, TABLES)
+        if remaining := self._progress[name].remaining():
+            raise Retryable(f"{remaining} records that were there before the erasure are not loaded yet")
+        removed = erase_rows(self._store, name, erased_person(erasure))
+        del self._progress[name]
         return "rows removed: " + ", ".join(f"{table} {n}" for table, n in removed.items())

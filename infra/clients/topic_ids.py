@@ -76,6 +76,11 @@ def is_for_another_topic(metadata: str | None, topic_id: str) -> bool:
     return bool(metadata and topic_id and metadata.startswith(MARK) and metadata != offset_metadata(topic_id))
 
 
+def replaced_topics(known: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """Topics that have another id now than the known one, sorted."""
+    return sorted(topic for topic, topic_id in current.items() if known.get(topic, topic_id) != topic_id)
+
+
 class TopicWatch:
     """Detects topics that were deleted and created again while they are consumed.
 
@@ -105,7 +110,7 @@ class TopicWatch:
             ids = describe_ids(self._client, first_ids, CHECK_TIMEOUT_S)
         except Retryable:
             return None
-        return next((topic for topic, topic_id in ids.items() if topic_id != first_ids[topic]), None)
+        return next(iter(replaced_topics(first_ids, ids)), None)
 
 
-__all__ = ["TopicWatch", "describe_ids", "is_for_another_topic", "offset_metadata", "topic_ids"]
+__all__ = ["TopicWatch", "describe_ids", "is_for_another_topic", "offset_metadata", "replaced_topics", "topic_ids"]

@@ -15,7 +15,7 @@ UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_8
 
 MAX_TEXT = 128  # characters
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?([eE]\+?[0-9]{1,2})?")
-_AGO = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([smhdw])(?: ?ago)?")
+_AGE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([smhdw])(?:\s*ago)?")
 _ZONE = re.compile(r"\s*(?:UTC|GMT|(?:UTC|GMT)?([+-][0-9]{2}:?(?:[0-9]{2})?))(?:\s*\(.*\))?$", re.IGNORECASE)
 _SCRIPT = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) ([0-9]{1,2}) ([0-9]{4}) ([0-9]{2}:[0-9]{2}:[0-9]{2}) ?(.*)")
 
@@ -53,10 +53,14 @@ def parse_time(value: object) -> int | None:
 def parse_moment(text: str, now_ms: int) -> int | None:
     """Return milliseconds since 1970, UTC, of a command-line argument: a time as `parse_time` reads it, or an age (`90s`,
     `30m`, `2h`, `3d`, `1w`). None for anything else."""
-    ago = _AGO.fullmatch(text.strip().lower())
-    if ago is not None:
-        return now_ms - int(float(ago[1]) * UNITS_MS[ago[2]])
-    return parse_time(text)
+    age_ms = parse_age(text)
+    return parse_time(text) if age_ms is None else now_ms - age_ms
+
+
+def parse_age(text: str) -> int | None:
+    """Milliseconds of an age as a person types it (`90s`, `30m`, `2h`, `3 d`, `1w ago`). None for anything else."""
+    age = _AGE.fullmatch(text.strip().lower())
+    return None if age is None else int(float(age[1]) * UNITS_MS[age[2]])
 
 
 def _in_range(moment: datetime) -> int | None:
@@ -92,4 +96,4 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-__all__ = ["parse_moment", "parse_time"]
+__all__ = ["parse_age", "parse_moment", "parse_time"]

@@ -18,7 +18,7 @@ from streams.bandit.counting import Changes, CountedOutcome, Counting
 from streams.bandit.join import join
 from streams.bandit.snapshots.publisher import Publisher
 from streams.bandit.statistics import HOUR_MS, CellKey, StatsRecord
-from streams.runtime.privacy.request_consumer import ACKS, REQUESTS, ack
+from streams.runtime.privacy.request_consumer import ACKS, REQUESTS, ack_record
 from streams.runtime.stage import BY_KEY, Batch, CountCell, DeadRecord, Outcome, Output
 
 RESOLVED, OUTCOMES = "events.resolved", "bandit.outcomes"
@@ -95,7 +95,7 @@ class BanditStage:
                 continue
             except UnknownContract as error:
                 raise Retryable(str(error)) from error
-            record = ack(request["request_id"], "bandit", FORGOTTEN, now)
+            record = ack_record(request["request_id"], "bandit", FORGOTTEN, now)
             outcome.out.setdefault(ACKS, []).append((record["request_id"].encode(), encode(contract, record), BY_KEY))
             outcome.passed += 1
         return outcome

@@ -119,7 +119,7 @@ class People:
             ("headwater.warehouse", list(LANDED)),
         ):
             passage = GroupProgress(self.settings, group, topics)
-            wait_until(lambda passage=passage: passage.left() == 0, 60, group)  # type: ignore[misc] # a lambda with a default
+            wait_until(lambda passage=passage: passage.remaining() == 0, 60, group)  # type: ignore[misc] # a lambda with a default
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from streams.bandit.snapshots.publisher import Publisher
 from streams.bandit.snapshots.store import MemorySnapshotStore
 from streams.bandit.stage import BanditStage
 from streams.collector.delivery.spool import SpoolRecord
-from streams.collector.http.server import CollectorOptions, HttpApi
+from streams.collector.http.server import CollectorApi, CollectorOptions
 from streams.collector.intake import Intake
 from streams.collector.signals.choice_rules import ChoiceRules
 from streams.collector.signals.policy_source import PolicySource
@@ -63,7 +63,7 @@ class MemoryHouse:
         )
         keys = WriteKeyStore(self._write_keys)
         intake = Intake(self.registry, self.keyring, node_keys, self._metrics, ChoiceRules(PolicySource(None), keys))
-        self._api = HttpApi(intake, self, keys, self._metrics, CollectorOptions())  # type: ignore[arg-type] # a sink in memory
+        self._api = CollectorApi(intake, self, keys, self._metrics, CollectorOptions())  # type: ignore[arg-type] # a sink in memory
 
     # -- the collector's sink
 
@@ -114,10 +114,10 @@ class MemoryHouse:
         for name, outputs in outcome.out.items():
             for key, value, _ in outputs:
                 self._append(name, key, value)
-        letters = DeadLetters(self.registry, self.keyring, stage.name)
+        letters = DeadLetters(self.registry, self.keyring, stage.name, self._metrics)
         for dead in outcome.dead:
             cause = DeadLetterCause(dead.reason, dead.detail, RecordPosition(batch.topic, 0, batch.offsets[dead.at]))
-            key, value, _ = letters.letter(cause, batch.keys[dead.at], batch.values[dead.at], now)
+            key, value, _ = letters.build(cause, batch.keys[dead.at], batch.values[dead.at], now)
             self._append("events.dead", key, value)
         self._positions[stage.name, batch.topic] = batch.offsets[-1] + 1
         self.effects.append(f"commit {stage.name} {batch.topic}")

@@ -1,1 +1,1 @@
-"""Further privacy commands."""
+"""Privacy commands beside `erase` and `export`."""

@@ -1,4 +1,4 @@
-"""`headwater privacy status`: which withdrawals have not been carried out everywhere yet."""
+"""`headwater privacy status`: requests that some room has not answered."""
 
 import json
 import time
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from consumers.privacy.reading import read
+from consumers.privacy.reading import read_topics
 from infra.clients.kafka import settings_with_kafka
 from infra.settings import Settings
 from schemas.codec import decode
@@ -19,28 +19,29 @@ from streams.runtime.privacy.requests import RequestLog
 
 
 def read_requests(settings: Settings) -> RequestLog:
-    """Everything that the two topics hold. Retryable where Kafka is away."""
-    registry, found = Registry(settings.contracts), RequestLog()
-    for message in read(settings, (REQUESTS, ACKS)):
-        found.take(message.topic(), decode(registry, message.value())[1])
-    return found
+    """Read all requests and acks. Retryable while Kafka is away."""
+    registry, log = Registry(settings.contracts), RequestLog()
+    for message in read_topics(settings, (REQUESTS, ACKS)):
+        log.add(message.topic(), decode(registry, message.value())[1])
+    return log
 
 
 def status_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Open requests, since when, and which rooms have not answered; exits 1 when one is overdue."""
     requests, now = read_requests(settings_with_kafka()), int(time.time() * 1000)
     pending = requests.pending()
-    overdue = [one for one in pending if one.overdue(now)]
+    overdue = [request for request in pending if request.overdue(now)]
     if as_json:
-        told = [{**one._asdict(), "overdue": one.overdue(now)} for one in pending]
-        typer.echo(json.dumps({"answered": requests.answered, "open": told}))
+        rows = [{**request._asdict(), "overdue": request.overdue(now)} for request in pending]
+        typer.echo(json.dumps({"answered": requests.answered, "open": rows}))
     else:
         table = Table("request", "kind", "asked", "must be answered by", "waits for", "")
-        for one in pending:
-            late = "overdue" if one.overdue(now) else ""
+        for request in pending:
+            late = "overdue" if request.overdue(now) else ""
             table.add_row(
-                one.request_id[:12], one.kind, _time(one.requested_ts), _time(one.deadline_ts), ", ".join(one.missing), late
-            )
+                request.request_id[:12], request.kind, _time(request.requested_ts), _time(request.deadline_ts),
+                ", ".join(request.missing), late,
+            )  # fmt: skip
         if pending:
             Console().print(table)
         typer.echo(f"{requests.answered} answered, {len(pending)} open, {len(overdue)} overdue")

@@ -1,3 +1,3 @@
-"""Commands of the warehouse beside `run`, `migrate`, `overrides` and `squash`."""
+"""Commands of the warehouse: status, verify, replay, dedupe."""
 
 __all__: list[str] = []

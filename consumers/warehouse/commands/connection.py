@@ -1,4 +1,4 @@
-"""What the commands share: their connections, their progress on a terminal, and the errors they say in words."""
+"""Connections and progress display of the commands."""
 
 import sys
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 if TYPE_CHECKING:
     from consumers.warehouse.store import Store
-    from consumers.warehouse.verification.verifier import SliceDone, Verifier
+    from consumers.warehouse.verification.verifier import AfterSlice, Verifier
 
 PATIENCE_S = 3_600
-"""What a query over all of history may take."""
+"""Timeout of a query over all of history, seconds."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Topic = Annotated[str | None, typer.Option(help="Only this topic.")]
 
 
 @contextmanager
-def patient_store() -> "Iterator[Store]":
-    """A connection for one long job by hand, over tables as they should be. ConfigError where ClickHouse is away."""
+def open_warehouse() -> "Iterator[Store]":
+    """Migrate, then open a connection with a long timeout. ConfigError where ClickHouse is away."""
     from consumers.warehouse.schema.migrating import migrate
     from consumers.warehouse.store import Store
     from infra.errors import ConfigError, Retryable
@@ -40,14 +40,14 @@ def patient_store() -> "Iterator[Store]":
 
 
 @contextmanager
-def verifier_over(store: "Store", pace: "SliceDone | None" = None) -> "Iterator[Verifier]":
-    """A verifier over a store, with the settings of the command."""
-    from consumers.warehouse.verification.verifier import Verifier
+def open_verifier(store: "Store", after_slice: "AfterSlice | None" = None) -> "Iterator[Verifier]":
+    """Open a verifier over a store, with the settings of the command."""
+    from consumers.warehouse.verification.verifier import Verifier, continue_at_once
     from infra.settings import load_settings
     from schemas.registry import Registry
 
     settings = load_settings()
-    verifier = Verifier(settings, store, Registry(settings.contracts), pace)
+    verifier = Verifier(settings, store, Registry(settings.contracts), after_slice or continue_at_once)
     try:
         yield verifier
     finally:
@@ -55,7 +55,7 @@ def verifier_over(store: "Store", pace: "SliceDone | None" = None) -> "Iterator[
 
 
 class RecordProgress:
-    """Records and records a second on stderr, with a bar where the number of offsets is known; silent without a terminal."""
+    """Shows records and records a second on stderr; a bar where the number of offsets is known. Silent without a terminal."""
 
     def __init__(self, text: str, offsets: int | None = None) -> None:
         columns = (
@@ -77,7 +77,7 @@ class RecordProgress:
         self._progress.stop()
 
     def advance(self, offsets: int, records: int) -> None:
-        """So many offsets, and the records among them, are done."""
+        """Count offsets, and the records among them, as processed."""
         self._records += records
         elapsed = self._progress.tasks[self._task].elapsed or 0.0
         rate = self._records / elapsed if elapsed else 0.0

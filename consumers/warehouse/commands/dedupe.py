@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumers.warehouse.commands.connection import AsJson, RecordProgress, Topic, patient_store, verifier_over
+from consumers.warehouse.commands.connection import AsJson, RecordProgress, Topic, open_verifier, open_warehouse
 
 if TYPE_CHECKING:
     from consumers.warehouse.verification.dedupe import DedupeResult
@@ -21,12 +21,9 @@ def dedupe_command(
     Where they differ, the one that equals Kafka's record stays, or the one that was loaded first. Exits 1 if doubled rows are
     left.
     """
-    from dataclasses import asdict
-
     from consumers.warehouse.schema.tables import TABLES
     from consumers.warehouse.verification.dedupe import Deduplicator
     from consumers.warehouse.verification.repair_lock import repair_lock
-    from consumers.warehouse.verification.verifier import SliceDone
     from infra.errors import ConfigError
     from infra.settings import load_settings
     from schemas.registry import Registry
@@ -35,38 +32,40 @@ def dedupe_command(
         raise ConfigError(f"--topic {topic}: no table is loaded from it; one of {', '.join(TABLES)}")
     settings = load_settings()
     with (
-        patient_store() as store,
+        open_warehouse() as store,
         RecordProgress("looking for doubled rows") as progress,
-        verifier_over(store, SliceDone(lambda _seconds, records: progress.advance(0, records))) as verifier,
+        open_verifier(store, lambda _seconds, records: progress.advance(0, records)) as verifier,
     ):
-        verifier.positions()  # says so at once where Kafka is away
+        verifier.prepare()  # says so at once where Kafka is away
         with repair_lock(settings) as lock:
             work = Deduplicator(verifier, store, Registry(settings.contracts), lock)
             run = work.count if dry_run else work.dedupe
-            done = [run(position) for position in work.partitions([topic] if topic else TABLES)]
-    doubled = [one for one in done if one.offsets]
-    left = sum(one.left for one in doubled)
+            results = [run(position) for position in work.partitions([topic] if topic else TABLES)]
+    doubled = [result for result in results if result.offsets]
+    remaining = sum(result.remaining for result in doubled)
     if as_json:
-        typer.echo(json.dumps({"dry_run": dry_run, "left": left, "partitions": [asdict(one) for one in doubled]}))
+        typer.echo(json.dumps({"dry_run": dry_run, "left": remaining, "partitions": [result.as_json() for result in doubled]}))
     else:
-        for one in doubled:
-            _print(one)
-        removed = sum(one.removed for one in doubled)
-        typer.echo(f"{left} doubled rows" if dry_run else f"{removed} rows removed, {left} doubled rows left")
-    if left:
+        for result in doubled:
+            _print(result)
+        removed = sum(result.removed for result in doubled)
+        typer.echo(f"{remaining} doubled rows" if dry_run else f"{removed} rows removed, {remaining} doubled rows left")
+    if remaining:
         raise typer.Exit(1)
 
 
-def _print(one: "DedupeResult") -> None:
+def _print(result: "DedupeResult") -> None:
     typer.echo(
-        f"{one.topic}:{one.partition}  {one.offsets} offsets with several rows, {one.removed} rows removed, {one.left} left"
+        f"{result.topic}:{result.partition}  {result.offsets} offsets with several rows, "
+        f"{result.removed} rows removed, {result.remaining} left"
     )
-    for label, results in (("before", one.before), ("after", one.after)):
-        for result in results:
-            typer.echo(f"  {label:6} {result.text}")
-    if one.corrected:
-        typer.echo(f"  rows of an offset differed: the one that equals Kafka's record stays, e.g. {one.corrected[:5]}")
-    if one.unproven:
+    for label, verifications in (("before", result.before), ("after", result.after)):
+        for verification in verifications:
+            typer.echo(f"  {label:6} {verification.text}")
+    if result.corrected:
+        typer.echo(f"  rows of an offset differed: the one that equals Kafka's record stays, e.g. {result.corrected[:5]}")
+    if result.unproven:
         typer.echo(
-            f"  rows of an offset differed and Kafka no longer has the record: the first loaded stays, e.g. {one.unproven[:5]}"
+            "  rows of an offset differed and Kafka no longer has the record: the first loaded stays, "
+            f"e.g. {result.unproven[:5]}"
         )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from consumers.warehouse.commands.connection import AsJson, RecordProgress, Topic, patient_store, verifier_over
+from consumers.warehouse.commands.connection import AsJson, RecordProgress, Topic, open_verifier, open_warehouse
 
 
 def replay_command(
@@ -28,27 +28,27 @@ def replay_command(
     from dataclasses import asdict
 
     from consumers.warehouse.verification.repair_lock import repair_lock
-    from consumers.warehouse.verification.replay import ReplayScope, parse_bound, ranges, replay
+    from consumers.warehouse.verification.replay import ReplayScope, parse_bound, replay, replay_ranges
     from infra.settings import load_settings
     from schemas.registry import Registry
 
     now_ms = time.time_ns() // 1_000_000
     reach = ReplayScope(parse_bound(begin, now_ms), None if end is None else parse_bound(end, now_ms), topic, partition)
     settings = load_settings()
-    with patient_store() as store, verifier_over(store) as verifier:
-        covered = ranges(verifier, reach)
-        offsets = sum(one.end - one.first for _, one in covered)
+    with open_warehouse() as store, open_verifier(store) as verifier:
+        covered = replay_ranges(verifier, reach)
+        offsets = sum(offset_range.end - offset_range.first for _, offset_range in covered)
         with repair_lock(settings) as lock, RecordProgress("replaying", offsets) as progress:
-            done = replay(verifier, store, Registry(settings.contracts), lock, covered, progress.advance)
+            result = replay(verifier, store, Registry(settings.contracts), lock, covered, progress.advance)
     if as_json:
-        body = {"records": done.records, "filled": done.filled, "unreadable": done.unreadable, "missing": done.missing}
-        typer.echo(json.dumps({**body, "partitions": [asdict(result) for result in done.proof]}))
+        body = {"records": result.records, "filled": result.filled, "unreadable": result.unreadable, "missing": result.missing}
+        typer.echo(json.dumps({**body, "partitions": [asdict(verification) for verification in result.proof]}))
     else:
-        for result in done.proof:
-            if result.records or not result.exact:
-                typer.echo(result.text)
-        typer.echo(f"{done.records} records looked at, {done.filled} rows filled in, {done.missing} still missing")
-        if done.unreadable:
-            typer.echo(f"{done.unreadable} of them cannot be read and have no dead letter: see `headwater dead list`")
-    if done.missing:
+        for verification in result.proof:
+            if verification.records or not verification.exact:
+                typer.echo(verification.text)
+        typer.echo(f"{result.records} records looked at, {result.filled} rows filled in, {result.missing} still missing")
+        if result.unreadable:
+            typer.echo(f"{result.unreadable} of them cannot be read and have no dead letter: see `headwater dead list`")
+    if result.missing:
         raise typer.Exit(1)

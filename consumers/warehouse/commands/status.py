@@ -4,7 +4,7 @@ import json
 
 import typer
 
-from consumers.warehouse.commands.connection import AsJson, patient_store
+from consumers.warehouse.commands.connection import AsJson, open_warehouse
 
 
 def status_command(as_json: AsJson = False) -> None:
@@ -13,7 +13,7 @@ def status_command(as_json: AsJson = False) -> None:
     from infra.settings import load_settings
 
     settings = load_settings()
-    with patient_store() as store:
+    with open_warehouse() as store:
         states = table_states(settings, store)
     if as_json:
         typer.echo(json.dumps({"tables": [state.as_json() for state in states]}))

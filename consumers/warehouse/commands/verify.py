@@ -21,15 +21,14 @@ def verify_command(
     """
     from dataclasses import asdict
 
-    from consumers.warehouse.verification.verifier import SliceDone
     from consumers.warehouse.verifying import accept_losses, verify, verify_new
     from infra.settings import load_settings
 
     if full and accept:
         raise typer.BadParameter("--full looks at what Kafka has, --accept-losses at what it no longer has: give one of them")
     with RecordProgress("comparing") as progress:
-        pace = SliceDone(lambda _seconds, records: progress.advance(0, records))
-        results = (accept_losses if accept else verify if full else verify_new)(load_settings(), pace)
+        run = accept_losses if accept else verify if full else verify_new
+        results = run(load_settings(), lambda _seconds, records: progress.advance(0, records))
     wrong = [result for result in results if not result.exact]
     if as_json:
         typer.echo(json.dumps({"exact": not wrong, "full": full, "partitions": [asdict(result) for result in results]}))

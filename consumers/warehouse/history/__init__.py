@@ -1,1 +1,1 @@
-"""Past rows: identity overrides, and rewrites after merges and splits."""
+"""Identity of past rows: overrides, and rewrites after merges and splits."""

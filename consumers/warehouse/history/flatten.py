@@ -1,8 +1,8 @@
-"""Pointers of the identity graph followed to their ends, inside ClickHouse, by pointer doubling.
+"""Follows the pointers of the identity graph to their ends inside ClickHouse, by pointer doubling.
 
-A chain of n pointers needs log2(n) rounds, however long it is, and Python sees none of them: each round replaces what a node
-points to by what that points to (Wyllie's list ranking; JaJa, "An Introduction to Parallel Algorithms", 1992, ch. 2). Work
-tables lie on disk, and joins go bucket by bucket, so memory stays bounded whatever the graph's size.
+Each round replaces the target of a pointer by the target's own target, so a chain of n pointers needs log2(n) rounds (Wyllie's
+list ranking; JaJa, "An Introduction to Parallel Algorithms", 1992, ch. 2). Work tables are on disk and joins run bucket by
+bucket, so memory is bounded for graphs of any size.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from consumers.warehouse.store import Store
 from infra.errors import Halted, Retryable
 
 BUCKET_NODES = 1_000_000
-"""Nodes that one join holds in memory."""
+"""Nodes in memory during one join."""
 MAX_ROUNDS = 64
 LEFT_BEHIND_MS = 6 * 3_600_000
+"""Work tables that are older were left by a run that was killed."""
 PREFIX = "identity_work_"
 
 WORK = "CREATE TABLE {table} ({columns}) ENGINE = MergeTree ORDER BY node SETTINGS fsync_after_insert = 0"
-# The newest record of a node is its slot: by epoch, and by time where it was forgotten and linked anew. `settled`: not
-# followed further. That is a user (what it points to is its label, unless it is another user, who is the same person under
-# other keys) and an erased node, whose end is '': nobody. A pointer of another node that leads to no smaller one is none, so a
-# circle cannot come in.
+# The slot of a node is its newest record: by epoch, and by time where it was forgotten and linked again. `settled` nodes are
+# not followed further: users, which point to their label (a user that points to another user is the same person under other
+# keys and is followed), and erased nodes, whose end is ''. Other pointers must lead to a smaller node, so there are no cycles.
 SLOTS = """
 INSERT INTO {slots}
 SELECT node, if(erased, '', parent) AS at, erased OR (is_user AND NOT renamed) AS settled
@@ -72,49 +72,49 @@ WHERE cityHash64(a.at) % {buckets} = {bucket}
 
 
 class Workbench:
-    """Work tables of one run; those of other runs have other names."""
+    """Work tables of one run; `version` keeps their names apart from those of other runs."""
 
     def __init__(self, store: Store, version: int) -> None:
         self.store = store
         self.database = ddl.quoted(store.database)
         self._version = version
 
-    def bare(self, what: str) -> str:
-        """The name of a work table in its database."""
-        return f"{PREFIX}{self._version}_{what}"
+    def table_name(self, suffix: str) -> str:
+        """The unquoted name of a work table, without its database."""
+        return f"{PREFIX}{self._version}_{suffix}"
 
-    def name(self, what: str) -> str:
-        """Its full name."""
-        return f"{self.database}.{self.bare(what)}"
+    def full_name(self, suffix: str) -> str:
+        """The name of a work table with its database."""
+        return f"{self.database}.{self.table_name(suffix)}"
 
-    def say(self, statement: str, **names: object) -> None:
-        """Run a statement of ours with its names filled in."""
+    def execute(self, statement: str, **names: object) -> None:
+        """Run a statement template with its names filled in. Retryable."""
         self.store.command(statement.format(database=self.database, **names))
 
-    def count(self, table: str) -> int:
-        """Rows of a table."""
+    def count_rows(self, table: str) -> int:
+        """Number of rows of a table."""
         return int(self.store.rows(f"SELECT count() FROM {table}")[0][0])  # noqa: S608 - a name of our own
 
-    def drop(self, table: str) -> None:
-        """Remove a table."""
-        self.say("DROP TABLE IF EXISTS {table}", table=table)
+    def drop_table(self, table: str) -> None:
+        """Drop a table, given by its full name."""
+        self.execute("DROP TABLE IF EXISTS {table}", table=table)
 
-    def clear(self) -> None:
-        """Remove this run's tables, and what runs of hours ago left behind when they were killed.
-
-        Not those that a mutation still reads: without them it would never end.
-        """
-        query = f"SELECT name FROM system.tables WHERE database = '{self.store.database}' AND startsWith(name, '{PREFIX}')"  # noqa: S608
-        read = [command for _, command, _ in unfinished(self.store)]
+    def drop_tables(self) -> None:
+        """Drop this run's tables and those older than `LEFT_BEHIND_MS`, except tables that a running mutation still reads."""
+        query = (
+            "SELECT name FROM system.tables "  # noqa: S608 - names of our own
+            f"WHERE database = '{self.store.database}' AND startsWith(name, '{PREFIX}')"
+        )
+        running = [command for _, command, _ in unfinished_mutations(self.store)]
         for (name,) in self.store.rows(query):
             version = int(name.removeprefix(PREFIX).split("_")[0])
             old = version == self._version or version < self._version - LEFT_BEHIND_MS
-            if old and not any(name in command for command in read):
-                self.drop(f"{self.database}.{name}")
+            if old and not any(name in command for command in running):
+                self.drop_table(f"{self.database}.{name}")
 
 
-def unfinished(store: Store) -> list[tuple[str, str, str]]:
-    """(id, command, last failure) of each mutation of events that reads a work table and has not ended."""
+def unfinished_mutations(store: Store) -> list[tuple[str, str, str]]:
+    """(id, command, last failure) of each unfinished mutation of `events` that reads a work table. Retryable."""
     query = (
         "SELECT mutation_id, command, latest_fail_reason FROM system.mutations "  # noqa: S608 - names of our own
         f"WHERE database = '{store.database}' AND table = 'events' AND NOT is_done AND position(command, '{PREFIX}') > 0"
@@ -124,43 +124,43 @@ def unfinished(store: Store) -> list[tuple[str, str, str]]:
 
 @contextmanager
 def workbench(store: Store, version: int) -> Iterator[Workbench]:
-    """A workbench that is cleared in the end."""
+    """A workbench whose tables are dropped at the end."""
     bench = Workbench(store, version)
     try:
         yield bench
     finally:
-        with suppress(Retryable, Halted):  # the next run clears it
-            bench.clear()
+        with suppress(Retryable, Halted):  # the next run drops them
+            bench.drop_tables()
 
 
 def flatten(bench: Workbench, bucket_nodes: int = BUCKET_NODES) -> tuple[str, int]:
-    """(table of node, at: where each node with a slot ends, '' for an erased person's; the number of its buckets)."""
-    slots, ends, before = bench.name("slots"), bench.name("ends"), bench.name("way_0")
-    bench.say(WORK, table=slots, columns="node String, at String, settled Bool")
-    bench.say(WORK, table=ends, columns="node String, at String, round UInt8")
-    bench.say(WORK, table=before, columns="node String, at String")
-    bench.say(SLOTS, slots=slots)
-    buckets = max(1, -(-bench.count(slots) // bucket_nodes))
-    bench.say(SETTLED, ends=ends, slots=slots)
+    """Return (table of node and `at`, its end, '' for erased; number of buckets). Retryable; Halted for endless pointers."""
+    slots, ends, before = bench.full_name("slots"), bench.full_name("ends"), bench.full_name("way_0")
+    bench.execute(WORK, table=slots, columns="node String, at String, settled Bool")
+    bench.execute(WORK, table=ends, columns="node String, at String, round UInt8")
+    bench.execute(WORK, table=before, columns="node String, at String")
+    bench.execute(SLOTS, slots=slots)
+    buckets = max(1, -(-bench.count_rows(slots) // bucket_nodes))
+    bench.execute(SETTLED, ends=ends, slots=slots)
     for bucket in range(buckets):
-        bench.say(SHORT, ends=ends, slots=slots, buckets=buckets, bucket=bucket)
-        bench.say(LONG, after=before, slots=slots, buckets=buckets, bucket=bucket)
-    bench.drop(slots)
+        bench.execute(SHORT, ends=ends, slots=slots, buckets=buckets, bucket=bucket)
+        bench.execute(LONG, after=before, slots=slots, buckets=buckets, bucket=bucket)
+    bench.drop_table(slots)
     number = 0
-    while bench.count(before):
+    while bench.count_rows(before):
         number += 1
         if number > MAX_ROUNDS:
             raise Halted("pointers of identity_merges do not end: their order is broken")
-        before = _round(bench, number, before, buckets)
+        before = _double(bench, number, before, buckets)
     return ends, buckets
 
 
-def _round(bench: Workbench, number: int, before: str, buckets: int) -> str:
-    """One doubling: ways that have met an end move to the ends, the others are twice as far; the table of those."""
-    ends, after = bench.name("ends"), bench.name(f"way_{number}")
-    bench.say(WORK, table=after, columns="node String, at String")
+def _double(bench: Workbench, number: int, before: str, buckets: int) -> str:
+    """Double the length of all paths; those that reach an end move to `ends`. Return the table of the others."""
+    ends, after = bench.full_name("ends"), bench.full_name(f"way_{number}")
+    bench.execute(WORK, table=after, columns="node String, at String")
     for bucket in range(buckets):
-        bench.say(DOUBLE, after=after, before=before, buckets=buckets, bucket=bucket)
-        bench.say(ARRIVE, ends=ends, before=before, round=number, buckets=buckets, bucket=bucket)
-    bench.drop(before)
+        bench.execute(DOUBLE, after=after, before=before, buckets=buckets, bucket=bucket)
+        bench.execute(ARRIVE, ends=ends, before=before, round=number, buckets=buckets, bucket=bucket)
+    bench.drop_table(before)
     return after

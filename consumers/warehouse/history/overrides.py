@@ -1,7 +1,7 @@
-"""Which stamped profile ids belong to another profile today: `identity_overrides`, made from `identity_merges`.
+"""Computes `identity_overrides` from `identity_merges`: stamped profile ids that belong to another profile today.
 
-A run learns which ids new rows are stamped with, follows the graph's pointers to their ends, and puts a new table in the
-place of the old one in one step. It needs nothing of an earlier run to be right: what that learned only saves reading.
+A run collects the profile ids of new rows, follows the graph's pointers to their ends, and exchanges the table for a new one in
+one step. A run is correct without the results of earlier ones, which only save reading.
 """
 
 import time
@@ -13,16 +13,16 @@ from consumers.warehouse.schema import ddl
 from consumers.warehouse.store import Store
 
 OVERLAP_MS = 60_000
-"""Blocks get their numbers a moment before they can be read: what a run saw counts once another has looked this much later."""
+"""A block gets its number before it becomes visible, so only blocks of a run this much older count as processed."""
 
 Blocks = Mapping[str, int]
 """Partition of a table -> number of its newest block."""
 
-# A part's name says which blocks it holds; parts that the condition excludes are not read. Groups spill to disk.
-SEEN = """
+# A part's name contains its block numbers, so excluded parts are not read. Groups spill to disk.
+STAMP = """
 INSERT INTO {database}.identity_stamped (profile_id, version)
 SELECT profile_id, {version} FROM {database}.events
-WHERE profile_id != '' AND toInt64(splitByChar('_', _part)[3]) > {seen}[_partition_id]
+WHERE profile_id != '' AND toInt64(splitByChar('_', _part)[3]) > {processed}[_partition_id]
 GROUP BY profile_id
 SETTINGS max_bytes_before_external_group_by = 200000000
 """
@@ -42,7 +42,7 @@ RUN = """
 INSERT INTO {database}.identity_runs (version, kind, events, event_blocks, merge_blocks, overrides)
 SELECT {version}, 'project', '{events}', {event_blocks}, {merge_blocks}, {overrides}
 """
-LAST = """
+LAST_RUN = """
 SELECT event_blocks, merge_blocks FROM {database}.identity_runs
 WHERE kind = 'project' AND events = '{events}' AND version <= (
     SELECT max(version) FROM {database}.identity_runs WHERE kind = 'project' AND events = '{events}'
@@ -53,106 +53,110 @@ ORDER BY version DESC LIMIT 1
 
 @dataclass(frozen=True)
 class ProjectionResult:
-    """What one run found."""
+    """Figures of one run."""
 
     overrides: int
     """Stamped ids that belong to another profile now."""
     changed: int
-    """New overrides, and those that lead elsewhere than before."""
-    gone: int
-    """Overrides that are no longer."""
+    """Overrides that are new or lead to another profile than before."""
+    removed: int
+    """Overrides that no longer exist."""
     seconds: float
+
+    def as_json(self) -> dict[str, float]:
+        """Plain values; `removed` is called `gone`."""
+        return {"overrides": self.overrides, "changed": self.changed, "gone": self.removed, "seconds": self.seconds}
 
 
 @dataclass(frozen=True)
 class OverridesInput:
-    """What there is to read at the beginning of a run."""
+    """State of the source tables at the beginning of a run."""
 
     events: str
-    """Identity of the table of events: another one has other blocks."""
+    """UUID of the table of events: block numbers are only comparable within one table."""
     event_blocks: Blocks
     merge_blocks: Blocks
 
 
 def project(store: Store, now_ms: int, bucket_nodes: int = BUCKET_NODES) -> ProjectionResult:
-    """Bring `identity_overrides` up to date. Retryable or Halted as the store raises them; then it is as it was."""
-    return _project(store, now_ms, look(store), bucket_nodes)
+    """Update `identity_overrides`. Retryable or Halted as the store raises them, and the old table remains."""
+    return _project(store, now_ms, read_input(store), bucket_nodes)
 
 
-def project_news(store: Store, now_ms: int) -> ProjectionResult | None:
-    """The same, unless no row has come since; then None."""
-    sight = look(store)
-    seen = _seen(store, sight.events)
-    if seen == (sight.event_blocks, sight.merge_blocks):
+def project_if_changed(store: Store, now_ms: int) -> ProjectionResult | None:
+    """Update `identity_overrides` if rows came since the last run; otherwise return None."""
+    current = read_input(store)
+    processed = _processed_blocks(store, current.events)
+    if processed == (current.event_blocks, current.merge_blocks):
         return None
-    return _project(store, now_ms, sight, BUCKET_NODES)
+    return _project(store, now_ms, current, BUCKET_NODES)
 
 
-def look(store: Store) -> OverridesInput:
-    """The blocks that the tables hold now."""
-    query = f"SELECT toString(uuid) FROM system.tables WHERE database = '{store.database}' AND name = 'events'"  # noqa: S608
+def read_input(store: Store) -> OverridesInput:
+    """Read the newest blocks of the source tables. Retryable."""
+    query = f"SELECT toString(uuid) FROM system.tables WHERE database = '{store.database}' AND name = 'events'"  # noqa: S608 - ours
     return OverridesInput(store.rows(query)[0][0], _blocks(store, "events"), _blocks(store, "identity_merges"))
 
 
 def next_version(store: Store, now_ms: int) -> int:
-    """Milliseconds of now, or of just after the last run should the clock have gone back."""
+    """`now_ms`, or one more than the last version where the clock went back."""
     query = f"SELECT max(version) FROM {ddl.quoted(store.database)}.identity_runs"  # noqa: S608 - a name of our own
     return max(now_ms, int(store.rows(query)[0][0]) + 1)
 
 
 def last_run(store: Store) -> int:
-    """When the last run was (ms); 0 before the first."""
+    """When the last run was, milliseconds UTC; 0 before the first. Retryable."""
     query = f"SELECT maxIf(version, kind = 'project') FROM {ddl.quoted(store.database)}.identity_runs"  # noqa: S608 - ours
     return int(store.rows(query)[0][0])
 
 
-def stamped(store: Store) -> int:
-    """How many ids events are known to carry or to have carried, about."""
+def count_stamped_ids(store: Store) -> int:
+    """Approximate number of profile ids that events carry or carried. Retryable."""
     query = f"SELECT uniq(profile_id) FROM {ddl.quoted(store.database)}.identity_stamped"  # noqa: S608 - a name of our own
     return int(store.rows(query)[0][0])
 
 
-def _project(store: Store, now_ms: int, sight: OverridesInput, bucket_nodes: int) -> ProjectionResult:
+def _project(store: Store, now_ms: int, current: OverridesInput, bucket_nodes: int) -> ProjectionResult:
     begun = time.monotonic()
     version = next_version(store, now_ms)
     with workbench(store, version) as bench:
-        seen, _ = _seen(store, sight.events)
-        bench.say(SEEN, version=version, seen=_literal(seen))
-        fresh = _fresh(bench, version, bucket_nodes)
-        overrides, changed, gone = _difference(bench, fresh, version)
-        if changed or gone:
-            bench.say("EXCHANGE TABLES {database}.identity_overrides AND {fresh}", fresh=fresh)
-        blocks = {"event_blocks": _literal(sight.event_blocks), "merge_blocks": _literal(sight.merge_blocks)}
-        bench.say(RUN, version=version, events=sight.events, overrides=overrides, **blocks)
-    return ProjectionResult(overrides, changed, gone, round(time.monotonic() - begun, 3))
+        processed, _ = _processed_blocks(store, current.events)
+        bench.execute(STAMP, version=version, processed=_literal(processed))
+        fresh = _build_overrides(bench, version, bucket_nodes)
+        overrides, changed, removed = _count_changes(bench, fresh, version)
+        if changed or removed:
+            bench.execute("EXCHANGE TABLES {database}.identity_overrides AND {fresh}", fresh=fresh)
+        blocks = {"event_blocks": _literal(current.event_blocks), "merge_blocks": _literal(current.merge_blocks)}
+        bench.execute(RUN, version=version, events=current.events, overrides=overrides, **blocks)
+    return ProjectionResult(overrides, changed, removed, round(time.monotonic() - begun, 3))
 
 
-def _fresh(bench: Workbench, version: int, bucket_nodes: int) -> str:
-    """A table as `identity_overrides` should be."""
-    fresh = bench.name("fresh")
+def _build_overrides(bench: Workbench, version: int, bucket_nodes: int) -> str:
+    """Build the new overrides; return the full name of their table."""
+    fresh = bench.full_name("fresh")
     ends, buckets = flatten(bench, bucket_nodes)
-    bench.say("CREATE TABLE {fresh} AS {database}.identity_overrides", fresh=fresh)
+    bench.execute("CREATE TABLE {fresh} AS {database}.identity_overrides", fresh=fresh)
     for bucket in range(buckets):
-        bench.say(
+        bench.execute(
             OVERRIDES, fresh=fresh, ends=ends, version=version, database_name=bench.store.database,
             buckets=buckets, bucket=bucket,
         )  # fmt: skip
     return fresh
 
 
-def _difference(bench: Workbench, fresh: str, version: int) -> tuple[int, int, int]:
-    """(overrides, new or changed ones, ones that are gone)."""
-    ((overrides, changed),) = bench.store.rows(f"SELECT count(), countIf(version = {version}) FROM {fresh}")  # noqa: S608
+def _count_changes(bench: Workbench, fresh: str, version: int) -> tuple[int, int, int]:
+    """(overrides, new or changed ones, removed ones)."""
+    ((overrides, changed),) = bench.store.rows(f"SELECT count(), countIf(version = {version}) FROM {fresh}")  # noqa: S608 - ours
     old = f"{bench.database}.identity_overrides"
     query = f"SELECT count() FROM {old} WHERE profile_id NOT IN (SELECT profile_id FROM {fresh})"  # noqa: S608 - names of ours
     return int(overrides), int(changed), int(bench.store.rows(query)[0][0])
 
 
-def _seen(store: Store, events: str) -> tuple[Blocks, Blocks]:
-    """What need not be read again: seen by a run, and looked at by another a minute later. Nothing before that."""
-    query = LAST.format(database=ddl.quoted(store.database), events=events, overlap=OVERLAP_MS)
-    found = store.rows(query)
-    return found[0] if found else ({}, {})
+def _processed_blocks(store: Store, events: str) -> tuple[Blocks, Blocks]:
+    """Newest blocks (of events, of merges) that need not be read again; empty where no run is old enough."""
+    query = LAST_RUN.format(database=ddl.quoted(store.database), events=events, overlap=OVERLAP_MS)
+    blocks = store.rows(query)
+    return blocks[0] if blocks else ({}, {})
 
 
 def _blocks(store: Store, table: str) -> dict[str, int]:

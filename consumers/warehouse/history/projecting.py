@@ -1,10 +1,10 @@
-"""Keeps the overrides up to date beside the loader, in a thread of its own. Whatever fails here, loading goes on."""
+"""Updates the overrides in a thread beside the loader. A failure here never stops loading."""
 
 import threading
 import time
 from collections.abc import Callable
 
-from consumers.warehouse.history.overrides import last_run, project_news
+from consumers.warehouse.history.overrides import last_run, project_if_changed
 from consumers.warehouse.history.squash import DAY_MS, last_squash, squash
 from consumers.warehouse.store import Store
 from infra.settings import Settings
@@ -12,13 +12,13 @@ from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 
 SHARE = 9
-"""A run that took long is followed by a pause of this many times as long: never more than a tenth of the time."""
+"""Pause after a run, in multiples of its duration: runs take at most a tenth of the time."""
 LATE = 0.9
-"""Several loaders share the work: one whose turn comes sooner than this share of the interval after a run lets it pass."""
+"""Several loaders share the work: a run is skipped where another ended less than this share of the interval ago."""
 
 
 class ProjectionThread:
-    """A run every `overrides_interval_s`, a squash every `squash_every_days`. `store` is its own: queries may take long."""
+    """Runs every `overrides_interval_s`, squashes every `squash_every_days`. Needs a `store` of its own: queries take long."""
 
     def __init__(self, settings: Settings, store: Store, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
@@ -29,12 +29,12 @@ class ProjectionThread:
         self._thread = threading.Thread(target=self._run, name="overrides", daemon=True)
 
     def start(self) -> None:
-        """Begin; the first run comes after one interval."""
+        """Start the thread, unless the interval is 0. The first run comes after one interval."""
         if self._settings.overrides_interval_s:
             self._thread.start()
 
     def stop(self, patience_s: float = 5.0) -> None:
-        """End after the statement in hand; a rewriting that has begun is ClickHouse's to finish."""
+        """Stop after the current statement; wait up to `patience_s` seconds. ClickHouse finishes a running mutation."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(patience_s)
@@ -45,29 +45,29 @@ class ProjectionThread:
         while not self._stop.wait(pause_s):
             begun = time.monotonic()
             try:
-                self.turn(int(self._clock() * 1000))
-            except Exception as error:  # a projection is not worth the loader: it is made anew in a minute
+                self.run_due(int(self._clock() * 1000))
+            except Exception as error:  # must not end the loader; the next run tries again
                 self._metrics.count("headwater_overrides_runs_total", outcome="failed")
                 get_logger().warning("identity overrides wait", error=f"{type(error).__name__}: {error}"[:500])
             pause_s = max(interval_s, SHARE * (time.monotonic() - begun))
 
-    def turn(self, now_ms: int) -> None:
-        """What is due now. Retryable and Halted as the store raises them."""
+    def run_due(self, now_ms: int) -> None:
+        """Update the overrides and squash, where due. Retryable and Halted as the store raises them."""
         if now_ms - last_run(self._store) < LATE * self._settings.overrides_interval_s * 1000:
             return
-        done = project_news(self._store, now_ms)
-        outcome = "idle" if done is None else "changed" if done.changed or done.gone else "unchanged"
+        result = project_if_changed(self._store, now_ms)
+        outcome = "idle" if result is None else "changed" if result.changed or result.removed else "unchanged"
         self._metrics.count("headwater_overrides_runs_total", outcome=outcome)
-        if done is not None:
-            self._metrics.set("headwater_overrides", done.overrides)
-            self._metrics.observe("headwater_overrides_seconds", done.seconds)
+        if result is not None:
+            self._metrics.set("headwater_overrides", result.overrides)
+            self._metrics.observe("headwater_overrides_seconds", result.seconds)
         every_ms = self._settings.squash_every_days * DAY_MS
         last = last_squash(self._store)
         if every_ms and last and now_ms - last >= every_ms:
             self._squash(now_ms)
 
     def _squash(self, now_ms: int) -> None:
-        done = squash(self._store, now_ms, self._settings.squash_after_days, self._stop.is_set)
-        self._metrics.count("headwater_squashed_rows_total", done.rows)
-        self._metrics.set("headwater_overrides", done.overrides)
-        get_logger().info("squashed", rows=done.rows, months=len(done.months), forgotten=done.forgotten)
+        result = squash(self._store, now_ms, self._settings.squash_after_days, self._stop.is_set)
+        self._metrics.count("headwater_squashed_rows_total", result.rows)
+        self._metrics.set("headwater_overrides", result.overrides)
+        get_logger().info("squashed", rows=result.rows, months=len(result.months), forgotten=result.forgotten)

@@ -1,85 +1,106 @@
-"""Past events of a component that was split: their profile rewritten by node.
+"""Rewrites the profile of past events after a split.
 
-`headwater identity split` and `tidy` say which nodes' events belong to which profile now; `restamp(Store(settings), taken,
-done)` rewrites those rows that are stamped with what is another part's. Doing it twice changes nothing.
+`headwater identity split` and `tidy` say which nodes' events belong to which profile now; `restamp` rewrites the rows that
+carry the profile of another part. It is idempotent.
 """
 
 import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from consumers.warehouse.store import Store
 from infra.errors import Retryable
+from streams.identity.repair.split import ProfileRewrite
 from streams.identity.repair.splitting import SplitJournal
 
+T = TypeVar("T")
+
 NODES, PAIRS = 2_000, 1_000
-"""Of one statement: ClickHouse takes 256 KB."""
+"""Limits of one statement: ClickHouse accepts 256 KB."""
 PATIENCE_S = 3_600.0
 LATE_MS = 600_000
-"""In which every worker has heard of a split, and what it had stamped before is loaded."""
+"""Within this time every worker applies a split, and the rows that it stamped before are loaded."""
 _NODE = re.compile(r"[0-9][0-9a-f]{32}")
 
 
-def restamp(store: Store, taken: Collection[str], done: SplitJournal, patience_s: float = PATIENCE_S) -> int:
-    """Rewrite the profile of past events after a split; how many rows were stale. Retryable.
+class StaleRows(NamedTuple):
+    """Rows of one owner that carry a profile of another part."""
 
-    `taken`: every node that was taken out of this component, by this split or another. An event of them belongs to whom its
-    other nodes belong to. `former_profiles`: profile ids that these events may carry; a profile among an event's own
-    part is mapped to the part's root by its readers, and stays. So do events that came long after the split.
+    owner: str
+    """Node whose part the rows belong to."""
+    profile: str
+    """Profile that the rows carry."""
+    corrected: str
+    """Profile of the owner's part."""
+    rows: int
+
+
+def restamp(store: Store, removed: Collection[str], journal: SplitJournal, patience_s: float = PATIENCE_S) -> int:
+    """Rewrite the profile of past events after a split; return the number of stale rows. Retryable.
+
+    `removed`: every node that was taken out of this component, by this split or another. An event of a removed node belongs to
+    the owner of its other nodes. `journal.former_profiles` lists every profile that these events can carry; a profile of the
+    event's own part stays, because readers map it to the part's root. Events from long after the split stay too.
     """
     if not store.rows(f"SELECT 1 FROM system.tables WHERE database = '{store.database}' AND name = 'events'"):  # noqa: S608 - ours
         return 0
-    part = {one: said for said in done.rewrites for one in said.nodes}
-    known = frozenset(done.former_profiles)
-    rows = 0
-    out = _quoted(sorted(taken))
-    who = f"if(node IN ({out}), arrayFirst(one -> one NOT IN ({out}), arrayPushBack(identifiers, '')), '')"
-    who = f"if({who} = '', node, {who})"
-    soon = f" AND collector_ts <= fromUnixTimestamp64Milli(toInt64({done.at_ms + LATE_MS}))" if done.at_ms else ""
-    for nodes in _some(sorted({*part, *taken}), NODES):
-        where = f"node IN ({_quoted(nodes)}){soon}"
-        found = store.rows(
-            f"SELECT {who} AS who, profile_id, count() FROM {store.database}.events WHERE {where} GROUP BY who, profile_id"  # noqa: S608 - checked
+    parts = {node: rewrite for rewrite in journal.rewrites for node in rewrite.nodes}
+    out = _quoted(sorted(removed))
+    owner = f"if(node IN ({out}), arrayFirst(item -> item NOT IN ({out}), arrayPushBack(identifiers, '')), '')"
+    owner = f"if({owner} = '', node, {owner})"
+    soon = f" AND collector_ts <= fromUnixTimestamp64Milli(toInt64({journal.at_ms + LATE_MS}))" if journal.at_ms else ""
+    count = 0
+    for nodes in _chunks(sorted({*parts, *removed}), NODES):
+        condition = f"node IN ({_quoted(nodes)}){soon}"
+        stamps = store.rows(
+            f"SELECT {owner} AS who, profile_id, count() FROM {store.database}.events WHERE {condition} "  # noqa: S608 - checked
+            "GROUP BY who, profile_id"
         )
-        stale = [
-            (who, profile, said.profile, n)
-            for who, profile, n in found
-            if profile in known
-            and (said := part.get(who)) is not None
-            # What is of the part itself stays; a node that was taken out is nobody's part.
-            and profile != said.profile
-            and (profile in taken or part.get(profile) is not said)
-        ]
-        for pairs in _some(stale, PAIRS):
-            _update(store, who, where, pairs)
-            rows += sum(n for *_, n in pairs)
-    if rows:
+        for stale in _chunks(_stale(stamps, parts, removed, frozenset(journal.former_profiles)), PAIRS):
+            _update(store, owner, condition, stale)
+            count += sum(group.rows for group in stale)
+    if count:
         _wait(store, time.monotonic() + patience_s)
-    return rows
+    return count
 
 
-def together(done: Mapping[str, SplitJournal]) -> dict[str, set[str]]:
-    """Node that was taken out -> all of `done` that were taken out of the same component, itself too."""
+def _stale(
+    stamps: Iterable[Sequence[Any]], parts: Mapping[str, ProfileRewrite], removed: Collection[str], candidates: Collection[str]
+) -> list[StaleRows]:
+    """Stamps (owner, profile, rows) whose profile is a candidate and not one of the owner's part."""
+    return [
+        StaleRows(owner, profile, part.profile, rows)
+        for owner, profile, rows in stamps
+        if profile in candidates
+        and (part := parts.get(owner)) is not None
+        # A profile of the part itself stays; a removed node belongs to no part.
+        and profile != part.profile
+        and (profile in removed or parts.get(profile) is not part)
+    ]
+
+
+def group_by_component(journals: Mapping[str, SplitJournal]) -> dict[str, set[str]]:
+    """Removed node -> all nodes of `journals` that were removed from the same component, itself included."""
     by_node: defaultdict[str, set[str]] = defaultdict(set)
-    for node, journal in done.items():
-        for one in journal.former_profiles:
-            by_node[one].add(node)
-    return {node: {node}.union(*(by_node[one] for one in journal.former_profiles)) for node, journal in done.items()}
+    for node, journal in journals.items():
+        for member in journal.former_profiles:
+            by_node[member].add(node)
+    return {node: {node}.union(*(by_node[member] for member in journal.former_profiles)) for node, journal in journals.items()}
 
 
-def _update(store: Store, who: str, where: str, pairs: Sequence[tuple[str, str, str, int]]) -> None:
-    profiles = {who: profile for who, _, profile, _ in pairs}
-    old = ", ".join(f"({_quoted([who])}, {_quoted([profile])})" for who, profile, _, _ in pairs)
-    new = f"transform({who}, [{_quoted(profiles)}], [{_quoted(profiles.values())}], profile_id)"
+def _update(store: Store, owner: str, condition: str, stale: Sequence[StaleRows]) -> None:
+    profiles = {group.owner: group.corrected for group in stale}
+    old = ", ".join(f"({_quoted([group.owner])}, {_quoted([group.profile])})" for group in stale)
+    new = f"transform({owner}, [{_quoted(profiles)}], [{_quoted(profiles.values())}], profile_id)"
     store.command(
-        f"ALTER TABLE {store.database}.events UPDATE profile_id = {new} WHERE {where} AND ({who}, profile_id) IN ({old})"
+        f"ALTER TABLE {store.database}.events UPDATE profile_id = {new} WHERE {condition} AND ({owner}, profile_id) IN ({old})"
     )
 
 
 def _wait(store: Store, deadline: float) -> None:
-    """Until the rewriting of the table is done."""
+    """Wait until no mutation of `events` runs. Retryable after the deadline (monotonic seconds)."""
     query = f"SELECT count() FROM system.mutations WHERE database = '{store.database}' AND table = 'events' AND NOT is_done"  # noqa: S608 - ours
     while store.rows(query)[0][0]:
         if time.monotonic() > deadline:
@@ -89,12 +110,12 @@ def _wait(store: Store, deadline: float) -> None:
 
 def _quoted(names: Iterable[str]) -> str:
     """Nodes and profiles as SQL strings; ValueError for anything else."""
-    found = list(names)
-    if not all(map(_NODE.fullmatch, found)):
+    ids = list(names)
+    if not all(map(_NODE.fullmatch, ids)):
         raise ValueError("neither a node nor a profile")
-    return ", ".join(f"'{name}'" for name in found)
+    return ", ".join(f"'{name}'" for name in ids)
 
 
-def _some(all_of: Sequence[Any], n: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(all_of), n):
-        yield all_of[start : start + n]
+def _chunks(items: Sequence[T], n: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), n):
+        yield items[start : start + n]

@@ -1,1 +1,1 @@
-"""The loader: from Kafka into ClickHouse, each record once."""
+"""The loader: brings Kafka's records into ClickHouse, each once."""

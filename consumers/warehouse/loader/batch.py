@@ -1,4 +1,4 @@
-"""Records of one partition on their way, and when they are due."""
+"""Buffered records of one partition, and when the next insert is due."""
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -7,29 +7,31 @@ from consumers.warehouse.loader.intent import Intent
 from consumers.warehouse.topic_partition import TopicPartition
 
 MAX_ROWS = 50_000
+"""Of one insert."""
 MAX_BYTES = 16 * 1024 * 1024
 LINGER_S = 1.0
+"""An insert is due once its first record has waited this long, seconds."""
 
 
 @dataclass
 class PartitionBuffer:
-    """What was read of one partition and is not committed yet."""
+    """Records of one partition that were read and are not committed yet. Times are monotonic seconds."""
 
     source: TopicPartition
     committed: int
     """Offset of the last commit; -1 before the first."""
     intent: Intent | None = None
-    """What a predecessor was about to insert when it ended: the first batch ends where that one did."""
+    """What a predecessor was about to insert when it ended: the first batch ends at the same offset."""
     end: int = -1
-    """Offset up to which everything was read (after transaction markers)."""
+    """Offset up to which everything was read, transaction markers included."""
     highest: int | None = None
-    """Highest offset that was in the table when this partition was assigned; None until asked."""
+    """Highest offset in the table when the partition was assigned; None until it is looked up."""
     uncertain: bool = False
-    """An insert of these records may have happened, in part or whole: ask which rows are there before the next one."""
+    """Whether rows of these records may have been inserted: the next insert checks first which are present."""
     waiting: str = ""
     """Why the last insert failed; empty once one succeeds."""
     service: str = ""
-    """Which service that was about."""
+    """Which service the failed insert waits for."""
     in_flight: "InsertBatch | None" = None
     """The batch that is being inserted. Its records stay at the front of the lists until it is committed."""
     offsets: list[int] = field(default_factory=list)
@@ -42,10 +44,10 @@ class PartitionBuffer:
     paused: bool = False
 
     def extend(self, offsets: list[int], keys: list[bytes | None], values: list[bytes], now: float) -> None:
-        """Records that follow, at least one. ValueError for one that was here already: inserting it again would double it."""
+        """Append at least one record. ValueError for an offset that is not above the last one: it would be inserted twice."""
         if self.offsets and offsets[0] <= self.offsets[-1]:
             raise ValueError(f"offset {offsets[0]} of {self.source} came after {self.offsets[-1]}")
-        if self._next == len(self.offsets):
+        if self._first_waiting == len(self.offsets):
             self.since = now
         self.offsets += offsets
         self.keys += keys
@@ -54,12 +56,12 @@ class PartitionBuffer:
         self.end = offsets[-1] + 1
 
     @property
-    def _next(self) -> int:
+    def _first_waiting(self) -> int:
         """Position of the first record that is not in flight."""
         return len(self.in_flight.offsets) if self.in_flight else 0
 
     def due(self, now: float) -> bool:
-        """Whether to insert now."""
+        """Whether to insert now: the batch is full or has waited for `LINGER_S`, and a replayed batch is read to its end."""
         if now < self.retry_at or self.in_flight is not None:
             return False
         if self.intent is not None:
@@ -70,30 +72,30 @@ class PartitionBuffer:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing more should be read for now: a batch has its size, and a replayed one is here to its end."""
+        """Whether to stop reading: the batch is full, and a replayed batch is read to its end."""
         return self.full and (self.intent is None or self.end > self.intent.last)
 
     @property
-    def settled(self) -> bool:
-        """Whether it holds records, and all of those that a replayed batch needs."""
+    def ready(self) -> bool:
+        """Whether it holds records, including all of a replayed batch."""
         return bool(self.offsets) and (self.intent is None or self.end > self.intent.last)
 
     @property
     def full(self) -> bool:
-        """Whether the batch after the one in flight has its size."""
+        """Whether the batch after the one in flight has reached `MAX_ROWS` or `MAX_BYTES`."""
         flying = self.in_flight
-        rows = len(self.offsets) - self._next
+        rows = len(self.offsets) - self._first_waiting
         return rows >= MAX_ROWS or self.size - (flying.size if flying else 0) >= MAX_BYTES
 
-    def batch(self) -> "InsertBatch":
-        """What the next insert takes: all, or what the intent says."""
+    def next_batch(self) -> "InsertBatch":
+        """The next batch to insert: up to `MAX_ROWS` records, or exactly those of the intent."""
         n = min(len(self.offsets), MAX_ROWS) if self.intent is None else bisect_right(self.offsets, self.intent.last)
         rest = self.offsets[n] if n < len(self.offsets) else self.end
         values = self.values[:n]
         return InsertBatch(self.source, self.offsets[:n], self.keys[:n], values, sum(map(len, values)), rest, self.intent)
 
-    def done(self, batch: "InsertBatch", now: float) -> None:
-        """A batch is committed."""
+    def mark_committed(self, batch: "InsertBatch", now: float) -> None:
+        """Drop the records of a committed batch."""
         n = len(batch.offsets)
         del self.offsets[:n], self.keys[:n], self.values[:n]
         self.size -= batch.size
@@ -101,8 +103,8 @@ class PartitionBuffer:
         self.in_flight, self.intent, self.uncertain, self.waiting = None, None, False, ""
         self.retry_at = self.pause_s = 0.0
 
-    def failed(self, batch: "InsertBatch", reason: str, now: float, service: str = "") -> None:
-        """Try again later, as a successor would: the same rows under the same token, and ask first which are there."""
+    def mark_failed(self, batch: "InsertBatch", reason: str, now: float, service: str = "") -> None:
+        """Schedule another try with the same rows and token, which first checks which rows are present."""
         self.in_flight, self.intent, self.uncertain = None, batch.intent, True
         self.waiting, self.service = reason, service
         self.pause_s = min(10.0, self.pause_s * 2 or 0.25)
@@ -111,7 +113,7 @@ class PartitionBuffer:
 
 @dataclass(frozen=True)
 class InsertBatch:
-    """What one commit covers."""
+    """Records of one insert and of the commit that follows it."""
 
     source: TopicPartition
     offsets: list[int]
@@ -125,5 +127,5 @@ class InsertBatch:
 
     @property
     def intent(self) -> Intent:
-        """What to write into the commit before the insert."""
+        """The intent to commit before the insert."""
         return self.replayed or Intent(self.offsets[0], self.offsets[-1])

@@ -1,7 +1,7 @@
-"""Avro object container files (Avro 1.12, "Object Container Files") around datums that are never decoded.
+"""Avro object container files (Avro 1.12, "Object Container Files") around datums that are not decoded.
 
-Each row is a block of its own. The 18 bytes more a row cost no measurable time, and they keep a broken datum from running
-into its neighbour: the engine checks at each block's end that the datum ended there too.
+Each row is a block of its own: 18 bytes more a row, without measurable cost. A broken datum cannot run into the next one,
+because ClickHouse checks that the datum ends where its block ends.
 """
 
 import json
@@ -16,7 +16,7 @@ from schemas.registry import Contract
 
 MAGIC = b"Obj\x01"
 length_bytes = lru_cache(65_536)(long_bytes)
-"""Lengths of blocks repeat: half the time that a row takes to be packed."""
+"""Cached, because block lengths repeat: this halves the time to pack a row."""
 PLACE = (
     {"name": "_topic_id", "type": "string"},
     {"name": "_partition", "type": "long"},
@@ -26,7 +26,7 @@ PLACE = (
 
 
 class Container:
-    """Packs the rows of one contract: the header is made once."""
+    """Packs rows of one contract; the header is built once."""
 
     def __init__(self, contract: Contract) -> None:
         fields = [{"name": field["name"], "type": field["type"]} for field in contract.schema["fields"]]
@@ -38,12 +38,12 @@ class Container:
         self._header = MAGIC + long_bytes(len(pairs)) + entries + b"\x00" + self._sync
 
     def pack(self, source: TopicPartition, loaded_ms: int, rows: Iterable[tuple[int, bytes]]) -> bytes:
-        """A whole file of rows (offset, framed value) of one partition, loaded at `loaded_ms` (milliseconds UTC)."""
-        one, sync, topic_id = long_bytes(1), self._sync, source.topic_id.encode()
+        """A container file of rows (offset, framed value) of one partition; `loaded_ms` is milliseconds UTC."""
+        block_count, sync, topic_id = long_bytes(1), self._sync, source.topic_id.encode()
         before = long_bytes(len(topic_id)) + topic_id + long_bytes(source.partition) + long_bytes(loaded_ms)
         parts = [self._header]
         add = parts.extend
         for offset, value in rows:
             place = before + long_bytes(offset)
-            add((one, length_bytes(len(place) + len(value) - HEADER_BYTES), place, value[HEADER_BYTES:], sync))
+            add((block_count, length_bytes(len(place) + len(value) - HEADER_BYTES), place, value[HEADER_BYTES:], sync))
         return b"".join(parts)

@@ -1,4 +1,4 @@
-"""Inserts in threads beside the loop, so that Kafka is polled and signals are obeyed while ClickHouse takes its time."""
+"""Inserts in threads of their own, so that Kafka is polled and signals are handled while ClickHouse is slow."""
 
 import queue
 import threading
@@ -9,53 +9,53 @@ from consumers.warehouse.loader.batch import InsertBatch, PartitionBuffer
 from consumers.warehouse.loader.rows import RejectedRecord, RowLoader
 
 THREADS = 2
-"""One packs rows while the other waits for the engine."""
+"""One packs rows while the other waits for ClickHouse."""
 
 
 @dataclass
 class Insertion:
-    """One batch on its way into ClickHouse. `error` or `bad` is set once it is done."""
+    """One batch that is being inserted. `error` or `rejected` is set at its end."""
 
     buffer: PartitionBuffer
     batch: InsertBatch
     begun: float = field(default_factory=time.monotonic)
-    bad: list[RejectedRecord] = field(default_factory=list)
+    rejected: list[RejectedRecord] = field(default_factory=list)
     error: BaseException | None = None
 
 
 class Inserter:
-    """Threads that end with the process: one that hangs in a request to ClickHouse keeps nothing from stopping."""
+    """Daemon threads that insert: one that hangs in a request to ClickHouse does not keep the process from ending."""
 
     def __init__(self, loader: RowLoader) -> None:
         self._loader = loader
         self._waiting: queue.SimpleQueue[Insertion] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Insertion] = queue.SimpleQueue()
         self.in_flight: list[Insertion] = []
-        """What was submitted and not collected yet, oldest first."""
+        """Insertions that were submitted and not collected yet, oldest first."""
         for number in range(THREADS):
             threading.Thread(target=self._run, name=f"insert-{number}", daemon=True).start()
 
     def submit(self, buffer: PartitionBuffer, batch: InsertBatch) -> None:
-        """Begin to insert a batch; its intent is committed already."""
+        """Queue a batch whose intent is committed."""
         insertion = Insertion(buffer, batch)
         self.in_flight.append(insertion)
         self._waiting.put(insertion)
 
     def collect(self) -> list[Insertion]:
-        """What is done since the last call."""
-        done = []
+        """Insertions that ended since the last call."""
+        finished = []
         while not self._done.empty():
             insertion = self._done.get()
             self.in_flight.remove(insertion)
-            done.append(insertion)
-        return done
+            finished.append(insertion)
+        return finished
 
     def _run(self) -> None:
         while True:
             insertion = self._waiting.get()
             try:
-                insertion.bad = self._insert(insertion.buffer, insertion.batch)
-            except BaseException as error:  # the loop's to judge, whatever it is
+                insertion.rejected = self._insert(insertion.buffer, insertion.batch)
+            except BaseException as error:  # the loop decides what it means
                 insertion.error = error
             self._done.put(insertion)
 

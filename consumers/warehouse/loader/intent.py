@@ -1,4 +1,4 @@
-"""Metadata of the loader's offset commits: which topic's offsets they are, what is about to be inserted, what it waits for."""
+"""Metadata of the loader's offset commits: topic id, the offsets that are about to be inserted, and why they wait."""
 
 import json
 import re
@@ -7,8 +7,9 @@ from typing import NamedTuple
 from consumers.warehouse.topic_partition import TopicPartition
 
 FORM = re.compile(r"v1:(\d{1,18})-(\d{1,18})")
-"""Metadata of versions that did not know topic ids."""
+"""Metadata of older versions, without topic ids."""
 MAX_REASON = 300
+"""Characters."""
 
 
 class Intent(NamedTuple):
@@ -19,16 +20,16 @@ class Intent(NamedTuple):
 
 
 class CommitMetadata(NamedTuple):
-    """Metadata of one commit. `topic_id` is empty where the commit does not say it."""
+    """Metadata of one commit. `topic_id` is empty where the commit carries none."""
 
     topic_id: str = ""
     intent: Intent | None = None
     waiting: str = ""
-    """Why the intent is not carried out, for people and for the lag monitor."""
+    """Why the intent is not carried out; shown by `status` and by the lag monitor."""
 
     @property
     def text(self) -> str:
-        """As it is committed: a JSON object of at most a few hundred bytes."""
+        """The committed text: a JSON object of at most a few hundred bytes."""
         fields: dict[str, object] = {"topic_id": self.topic_id}
         if self.intent is not None:
             fields["intent"] = list(self.intent)
@@ -38,7 +39,7 @@ class CommitMetadata(NamedTuple):
 
 
 def read_metadata(committed: int, text: str | None) -> CommitMetadata:
-    """Metadata of a commit; an intent that does not begin at the committed offset is none, nor is anything of another form."""
+    """Parse the metadata of a commit. An intent that does not begin at the committed offset is ignored, as is unknown text."""
     if old := FORM.fullmatch(text or ""):
         return CommitMetadata(intent=_intent(committed, int(old.group(1)), int(old.group(2))))
     try:

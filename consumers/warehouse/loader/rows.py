@@ -1,4 +1,4 @@
-"""Brings the rows of one batch into their table, each once, whatever happened to them before."""
+"""Inserts the rows of a batch into their table, each once, whatever was inserted before."""
 
 import time
 from collections.abc import Iterable
@@ -18,13 +18,14 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, decode, schema_id
 from schemas.registry import Contract, Registry, UnknownContract
 
-FILLS = 5
+MAX_FILLS = 5
+"""Inserts of one batch before its missing rows count as a fault of the table."""
 DAY_S = 86_400
 
 
 @dataclass(frozen=True)
 class RejectedRecord:
-    """A record that has no row: its position in the batch, and why."""
+    """A record that cannot become a row: its position in the batch, and the reason."""
 
     at: int
     reason: str
@@ -32,7 +33,7 @@ class RejectedRecord:
 
 
 class RowLoader:
-    """The way from records to rows. It knows ClickHouse, and nothing of Kafka."""
+    """Turns records into rows. Uses ClickHouse only, never Kafka."""
 
     def __init__(self, store: Store, registry: Registry, metrics: Metrics) -> None:
         self._store = store
@@ -42,16 +43,15 @@ class RowLoader:
         self._views_outdated = False
 
     def highest(self, source: TopicPartition) -> int:
-        """The highest offset of a partition that has a row; -1 for none."""
+        """The highest offset of a partition that has a row; -1 for none. Retryable."""
         table = TABLES[source.topic]
-        self._fit(table, self._registry.latest(source.topic), source)
+        self._ensure_columns(table, self._registry.latest(source.topic), source)
         return self._store.highest(table, source)
 
     def load(self, batch: InsertBatch) -> list[RejectedRecord]:
-        """Insert a batch that nobody has tried before; what of it is unreadable. Retryable.
+        """Insert a batch that was never tried before; return the rejected records. Retryable.
 
-        Whatever the engine says, the rows are counted before the batch counts as inserted: an engine that answers 200 to an
-        insert that failed has been met.
+        The rows are counted afterwards, because ClickHouse has been observed to answer 200 to an insert that failed.
         """
         bad: list[RejectedRecord] = []
         for contract, rows in self._by_contract(batch, bad).items():
@@ -68,17 +68,18 @@ class RowLoader:
         return self.reload(batch)
 
     def reload(self, batch: InsertBatch) -> list[RejectedRecord]:
-        """Insert what is missing of a batch that somebody may have inserted before, and look again until all of it is there."""
+        """Insert the missing rows of a batch that was tried before; return the rejected records. Retryable."""
         bad: list[RejectedRecord] = []
         for contract, rows in self._by_contract(batch, bad).items():
-            bad += self._complete(batch, contract, rows)
+            bad += self._insert_missing(batch, contract, rows)
         return bad
 
     def _by_contract(self, batch: InsertBatch, bad: list[RejectedRecord]) -> dict[Contract, list[int]]:
-        """Positions in the batch by contract. Retryable while a contract is unknown: it may be on its way."""
+        """Positions in the batch by contract. Retryable while a contract is unknown: it may be published soon."""
         groups: dict[int, list[int]] = {}
         if len({value[:HEADER_BYTES] for value in batch.values}) == 1 and (number := _known_id(batch.values[0])):
-            groups[number] = list(range(len(batch.values)))  # nearly always: one contract, and no need to look at each
+            # The usual case: one contract, so the values need not be read one by one.
+            groups[number] = list(range(len(batch.values)))
         else:
             for at, value in enumerate(batch.values):
                 try:
@@ -97,26 +98,26 @@ class RowLoader:
                 bad += [RejectedRecord(at, "WRONG_CONTRACT", f"a record of {contract.topic}") for at in rows]
         return contracts
 
-    def _complete(self, batch: InsertBatch, contract: Contract, rows: list[int]) -> list[RejectedRecord]:
+    def _insert_missing(self, batch: InsertBatch, contract: Contract, rows: list[int]) -> list[RejectedRecord]:
         name = token(batch.source, batch.intent, contract.id)
         table = TABLES[batch.source.topic]
-        self._fit(table, contract, batch.source)
+        self._ensure_columns(table, contract, batch.source)
         bad: list[RejectedRecord] = []
         inserted = 0
-        for attempt in range(FILLS):
-            self._store.refuse_running(name)
+        for attempt in range(MAX_FILLS):
+            self._store.refuse_running_insert(name)
             reach = (table, batch.source, batch.offsets[rows[0]], batch.offsets[rows[-1]])
-            # What was erased is not missing: it must not come back.
+            # Erased rows are not missing: they must not be inserted again.
             present = self._store.present(*reach) | self._store.erased(*reach)
-            refused = {one.at for one in bad}
-            missing = [at for at in rows if batch.offsets[at] not in present and at not in refused]
+            rejected_positions = {rejected.at for rejected in bad}
+            missing = [at for at in rows if batch.offsets[at] not in present and at not in rejected_positions]
             if attempt == 0:
                 self._metrics.count("headwater_repaired_total", len(rows) - len(missing), table=table.name, found="present")
             if not missing:
                 self._metrics.count("headwater_inserted_total", inserted, table=table.name)
                 return bad
-            # All missing: the predecessor's token, so that its insert, should it still arrive, is none. Otherwise its token
-            # may be logged without the rows (a server killed in between), and what is missing goes in under another.
+            # All missing: the predecessor's token makes its insert a duplicate, should it still arrive. Otherwise that token
+            # may be logged without its rows (a server killed in between), so the missing rows need another token.
             whole = attempt == 0 and len(missing) == len(rows)
             bad += self._insert(batch, contract, missing, name if whole else f"{name}:fill-{attempt}-{len(missing)}")
             inserted += len(missing)
@@ -124,27 +125,27 @@ class RowLoader:
         if all(self._expired(batch.values[at], table) for at in missing):
             get_logger().warning("rows too old to be kept", table=table.name, rows=len(missing))
             return bad
-        raise TableTrouble(f"rows of {batch.source} are not in {table.name} after {FILLS} inserts without an error")
+        raise TableTrouble(f"rows of {batch.source} are not in {table.name} after {MAX_FILLS} inserts without an error")
 
     def _expired(self, value: bytes, table: Table) -> bool:
-        """Whether the table's TTL takes a row as soon as it is there."""
+        """Whether the row is older than the table's TTL."""
         return bool(decode(self._registry, value)[1][table.time] < (time.time() - table.keep_days * DAY_S) * 1000)
 
     def _insert(self, batch: InsertBatch, contract: Contract, rows: list[int], name: str) -> list[RejectedRecord]:
-        """Insert rows under a token; take out what no table of this contract could hold."""
+        """Insert rows under a token; return the records that ClickHouse rejects for their own sake."""
         try:
-            self._send(batch, contract, rows, name)
+            self._send_rows(batch, contract, rows, name)
             return []
         except RowsRejected as error:
-            bad = self._unreadable(batch, rows)
+            bad = self._find_undecodable(batch, rows)
             if not bad:
-                self._blame_table(batch, contract, rows, error)
+                self._raise_if_table_at_fault(batch, contract, rows, error)
                 if len(rows) == 1:
                     return [RejectedRecord(rows[0], "REJECTED", str(error))]
-        refused = {one.at for one in bad}
-        good = [at for at in rows if at not in refused]
+        rejected_positions = {rejected.at for rejected in bad}
+        good = [at for at in rows if at not in rejected_positions]
         if bad:
-            # Nothing of a rejected insert was written and its token is free again.
+            # A rejected insert writes nothing and frees its token.
             return bad + (self._insert(batch, contract, good, name) if good else [])
         half = len(rows) // 2
         return [
@@ -152,11 +153,11 @@ class RowLoader:
             *self._insert(batch, contract, rows[half:], f"{name}:{batch.offsets[rows[half]]}"),
         ]
 
-    def _blame_table(self, batch: InsertBatch, contract: Contract, rows: list[int], error: RowsRejected) -> None:
-        """TableTrouble where the engine can read rows that the table rejected: what was altered there is at fault, not they."""
+    def _raise_if_table_at_fault(self, batch: InsertBatch, contract: Contract, rows: list[int], error: RowsRejected) -> None:
+        """Raise TableTrouble where ClickHouse can read the rejected rows by their contract: the altered table is at fault."""
         table = TABLES[batch.source.topic]
-        self._store.forget_fit(table)
-        self._store.fit(table, contract, batch.source.topic_id)
+        self._store.forget_columns(table)
+        self._store.ensure_columns(table, contract, batch.source.topic_id)
         container = self._container(contract)
         try:
             self._store.try_read(contract, container.columns, self._pack(batch, contract, rows))
@@ -171,7 +172,7 @@ class RowLoader:
             "look at its MATERIALIZED and DEFAULT columns, indices and projections"
         )
 
-    def _unreadable(self, batch: InsertBatch, rows: list[int]) -> list[RejectedRecord]:
+    def _find_undecodable(self, batch: InsertBatch, rows: list[int]) -> list[RejectedRecord]:
         bad = []
         for at in rows:
             try:
@@ -180,14 +181,14 @@ class RowLoader:
                 bad.append(RejectedRecord(at, "UNDECODABLE", str(error)))
         return bad
 
-    def _fit(self, table: Table, contract: Contract, source: TopicPartition) -> None:
-        if self._store.fit(table, contract, source.topic_id):
+    def _ensure_columns(self, table: Table, contract: Contract, source: TopicPartition) -> None:
+        if self._store.ensure_columns(table, contract, source.topic_id):
             self._views_outdated = True
         if self._views_outdated:
             self._views_outdated = False
             try:
                 create_views(self._store)
-            except TableTrouble as error:  # no row depends on a view, and the next start makes them anew
+            except TableTrouble as error:  # no row depends on a view, and the next start creates them again
                 get_logger().error("a view cannot be made anew", table=table.name, error=str(error))
             except Retryable:
                 self._views_outdated = True
@@ -206,15 +207,15 @@ class RowLoader:
             records = ((batch.offsets[at], batch.values[at]) for at in rows)
         return self._container(contract).pack(batch.source, int(time.time() * 1000), records)
 
-    def _send(self, batch: InsertBatch, contract: Contract, rows: list[int], name: str) -> None:
+    def _send_rows(self, batch: InsertBatch, contract: Contract, rows: list[int], name: str) -> None:
         table = TABLES[batch.source.topic]
-        self._fit(table, contract, batch.source)
+        self._ensure_columns(table, contract, batch.source)
         data = self._pack(batch, contract, rows)
         begun = time.monotonic()
         try:
             self._store.insert(table, self._container(contract).columns, data, name)
         except TableTrouble:
-            self._store.forget_fit(table)
+            self._store.forget_columns(table)
             raise
         self._metrics.observe("headwater_insert_seconds", time.monotonic() - begun, table=table.name)
 

@@ -1,4 +1,4 @@
-"""Avro contract -> ClickHouse DDL. Pure: what a table must look like, and what it still lacks."""
+"""ClickHouse DDL of Avro contracts: the table of a contract, and the columns that an existing table lacks. Pure."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -19,7 +19,7 @@ PLAIN = {
 }
 LOGICAL = {"timestamp-millis": "DateTime64(3, 'UTC')", "timestamp-micros": "DateTime64(6, 'UTC')", "date": "Date32"}
 
-# Where a row came from, and when it was sent here. The minmax index lets a presence check of a range skip nearly everything.
+# Where a row came from, and when it was loaded. The minmax index lets a presence check of a range skip most granules.
 PLACE = {
     "_topic_id": "LowCardinality(String)",
     "_partition": "Int32",
@@ -29,6 +29,7 @@ PLACE = {
 PLACE_TYPES = tuple(f"`{name}` {kind}" for name, kind in PLACE.items())
 PLACE_CODECS = {"_partition": " CODEC(Delta, ZSTD)", "_offset": " CODEC(Delta, ZSTD)", "_loaded_at": " CODEC(Delta, ZSTD)"}
 DEDUPLICATION_WINDOW = 100_000
+"""Inserts whose tokens a table remembers."""
 
 
 class TableColumn(NamedTuple):
@@ -40,7 +41,7 @@ class TableColumn(NamedTuple):
 
 
 def column_type(avro: Any) -> str:
-    """The ClickHouse type of an Avro type. ConfigError for one that ClickHouse's Avro reader could not fill."""
+    """The ClickHouse type of an Avro type. ConfigError for a type that ClickHouse's Avro reader cannot fill."""
     if isinstance(avro, str) and avro in PLAIN:
         return PLAIN[avro]
     if isinstance(avro, list):
@@ -90,7 +91,7 @@ def create_table(contract: Contract, table: Table, database: str = "headwater") 
         f"ENGINE = MergeTree\nPARTITION BY toYYYYMM({table.time})\nORDER BY ({table.order_by})\n"
         f"TTL toDateTime({table.time}) + INTERVAL {table.keep_days} DAY\n"
         f"SETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, fsync_after_insert = 1, "
-        # One file a part instead of two a column, until merges have made it large: that many fewer files to sync.
+        # Small parts have one file instead of two a column, so there are fewer files to sync.
         "min_bytes_for_wide_part = 67108864"
     )
 
@@ -100,7 +101,7 @@ def _place() -> list[str]:
 
 
 def missing_place_columns(existing: Collection[str], topic_id: str) -> list[str]:
-    """Definitions of the place columns that a table of an older version lacks; its rows were loaded from this topic."""
+    """Definitions of the place columns that a table of an older version lacks; its rows get `topic_id`. ValueError."""
     if not re.fullmatch(r"[^'\\]+", topic_id):
         raise ValueError(f"not a topic id: {topic_id!r}")
     defaults = {"_topic_id": f" DEFAULT '{topic_id}'"}
@@ -108,18 +109,18 @@ def missing_place_columns(existing: Collection[str], topic_id: str) -> list[str]
 
 
 def unfit_columns(contract: Contract, existing: Mapping[str, TableColumn]) -> list[str]:
-    """What is wrong with columns that cannot hold the values of the contract's fields, each with what to do."""
+    """Messages about columns that cannot hold the values of the contract's fields, each with the statement that repairs it."""
     wrong = []
     for field in contract.schema["fields"]:
-        column, wanted = existing.get(field["name"]), column_type(field["type"])
+        column, needed = existing.get(field["name"]), column_type(field["type"])
         if column is None:
             continue
         if column.default_kind not in ("", "DEFAULT"):
             wrong.append(f"column {field['name']} is {column.default_kind}, so nothing can be inserted into it: rename it")
-        elif not _holds(column.kind, wanted):
+        elif not _holds(column.kind, needed):
             wrong.append(
-                f"column {field['name']} is {column.kind}, the contract needs {wanted}: "
-                f"ALTER TABLE ... MODIFY COLUMN {field['name']} {wanted}"
+                f"column {field['name']} is {column.kind}, the contract needs {needed}: "
+                f"ALTER TABLE ... MODIFY COLUMN {field['name']} {needed}"
             )
     return wrong
 
@@ -128,21 +129,21 @@ WIDER = {"Int32": {"Int64", "Float64"}, "Float32": {"Float64"}}
 _TIME = re.compile(r"DateTime64\((\d)")
 
 
-def _holds(kind: str, wanted: str) -> bool:
+def _holds(kind: str, needed: str) -> bool:
     """Whether every value of a type can be stored in a column of another without loss."""
-    kind, wanted = _plain(kind), _plain(wanted)
-    if wanted.startswith("Nullable("):
-        return kind.startswith("Nullable(") and _holds(kind[9:-1], wanted[9:-1])
+    kind, needed = _plain(kind), _plain(needed)
+    if needed.startswith("Nullable("):
+        return kind.startswith("Nullable(") and _holds(kind[9:-1], needed[9:-1])
     if kind.startswith("Nullable("):
-        return _holds(kind[9:-1], wanted)
-    times = _TIME.match(kind), _TIME.match(wanted)
+        return _holds(kind[9:-1], needed)
+    times = _TIME.match(kind), _TIME.match(needed)
     if times[0] and times[1]:
         return times[0].group(1) >= times[1].group(1)
-    return kind == wanted or kind in WIDER.get(wanted, ())
+    return kind == needed or kind in WIDER.get(needed, ())
 
 
 def _plain(kind: str) -> str:
-    """A type without LowCardinality, which changes how values are stored and not which."""
+    """A type without LowCardinality, which changes only how values are stored."""
     while "LowCardinality(" in kind:
         start = kind.index("LowCardinality(")
         depth, at = 1, start + len("LowCardinality(")
@@ -154,12 +155,12 @@ def _plain(kind: str) -> str:
 
 
 def missing_columns(contract: Contract, existing: Collection[str]) -> list[str]:
-    """Definitions of the contract's fields for which there is no column yet."""
+    """Definitions of the contract's fields that have no column yet."""
     return [definition for name, definition in columns(contract).items() if name not in existing]
 
 
 def add_columns(table: Table, definitions: Collection[str], database: str = "headwater") -> str:
-    """The statement that adds columns; without effect for those that somebody else has added meanwhile."""
+    """The statement that adds columns; columns that exist by then are skipped."""
     added = ", ".join(f"ADD COLUMN IF NOT EXISTS {definition}" for definition in definitions)
     return f"ALTER TABLE {quoted(database)}.{quoted(table.name)} {added}"
 

@@ -1,20 +1,20 @@
-"""The one table of tables: which topic is loaded into which, how it is sorted and how long it is kept."""
+"""The tables of the warehouse: their topics, sorting keys and retention."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table; its columns come from the topic's contract."""
+    """One table; its columns come from the contract of its topic."""
 
     topic: str
     name: str
     time: str
-    """Column that partitions (by month) and ages it."""
+    """Column of the monthly partitions and of the TTL."""
     order_by: str
     keep_days: int
     few_values: frozenset[str] = frozenset()
-    """Text columns with few different values (LowCardinality)."""
+    """Text columns with few distinct values (LowCardinality)."""
 
 
 TABLES: dict[str, Table] = {

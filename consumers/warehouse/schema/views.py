@@ -1,4 +1,4 @@
-"""Views for people, an SQL file each; created again whenever a column is added, since `*` is resolved when a view is made."""
+"""The warehouse's views, one SQL file each; recreated whenever a column is added, because `*` is resolved at creation."""
 
 from pathlib import Path
 
@@ -16,6 +16,6 @@ def create_views(store: Store) -> None:
 
 
 def statements(file: Path, database: str) -> list[str]:
-    """The statements of an SQL file for one database; `{database_name}` is its bare name, for functions that take it."""
+    """The statements of an SQL file for a database; `{database_name}` is replaced by its unquoted name."""
     text = file.read_text().replace("{database}", ddl.quoted(database)).replace("{database_name}", database)
     return [statement for statement in text.split(";\n") if statement.strip()]

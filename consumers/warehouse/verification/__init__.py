@@ -1,3 +1,3 @@
-"""The proof that each record has its one row, the repairs of what it finds, and the checks of users' views."""
+"""Verifies that each record has exactly one row, repairs faults, and checks users' views."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""One slice of records against the rows of their offsets: first whole, by counts and sums of hashes, then by offset."""
+"""Compares a slice of records with the rows of its offsets: first as a whole, by counts and sums of hashes, then by offset."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Set
@@ -9,7 +9,7 @@ from consumers.warehouse.schema import ddl
 from consumers.warehouse.schema.tables import TABLES, Table
 from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
-from consumers.warehouse.verification.contents import contents
+from consumers.warehouse.verification.contents import contents_by_topic
 from consumers.warehouse.verification.record_source import Slice
 from consumers.warehouse.verification.results import MAX_EXAMPLES, Verification
 from schemas.codec import Undecodable, decode
@@ -23,48 +23,52 @@ DUPLICATES_WINDOW = 10_000_000
 
 @dataclass(frozen=True)
 class Offsets:
-    """What is known of the offsets of one slice."""
+    """The offsets of one slice, by their state."""
 
     records: Set[int]
     rows: Mapping[int, int]
-    """Offset -> its rows."""
+    """Offset -> number of its rows."""
     dead: Set[int] = frozenset()
     erased: Set[int] = frozenset()
     expired: Set[int] = frozenset()
-    """Records that are too old for their table: their rows may be there, or not."""
+    """Records older than the table's TTL: their rows may exist or not."""
     different: Set[int] = frozenset()
     incomparable: Set[int] = frozenset()
 
     @property
     def missing(self) -> set[int]:
-        """Records without a row that should have one."""
+        """Offsets of records that should have a row and have none."""
         return set(self.records - self.rows.keys() - self.dead - self.erased - self.expired)
 
     def unexpected(self, compacted: bool) -> set[int]:
-        """Offsets with a row that should have none; of a compacted topic the record may be gone lawfully."""
+        """Offsets with a row that should have none. In a compacted topic, a row may outlive its record."""
         returned = self.rows.keys() & (self.erased | self.dead)
         return returned if compacted else returned | (self.rows.keys() - self.records)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of one slice."""
+    """Result of one slice, and its missing offsets."""
 
     result: Verification
     missing: Set[int] = frozenset()
 
 
 class Comparer:
-    """Compares slices. `settle(topic)` waits until the dead letters and erasures that are on their way have arrived."""
+    """Compares slices. `await_pending(topic)` waits until written dead letters are loaded and erasures are complete."""
 
     def __init__(
-        self, store: Store, registry: Registry, first_seen: Mapping[str, int], settle: Callable[[str], None] | None = None
+        self,
+        store: Store,
+        registry: Registry,
+        first_seen: Mapping[str, int],
+        await_pending: Callable[[str], None] | None = None,
     ) -> None:
         self._store = store
         self._registry = registry
         self._first_seen = first_seen
-        self._settle = settle
-        self._contents = contents(store, registry)
+        self._await_pending = await_pending
+        self._contents = contents_by_topic(store, registry)
 
     def compare(self, source: TopicPartition, piece: Slice) -> Comparison:
         """Compare a slice that Kafka still has. Retryable."""
@@ -79,7 +83,7 @@ class Comparer:
         return self._by_offset(source, piece)
 
     def unverifiable(self, source: TopicPartition, first: int, end: int) -> Verification:
-        """A range that Kafka no longer has: only what is doubled can be seen. Retryable."""
+        """Result of a range that Kafka no longer has: only duplicates can be found. Retryable."""
         result = Verification(source.topic, source.partition, topic_id=source.topic_id, from_offset=first, to_offset=end)
         table = f"{ddl.quoted(self._store.database)}.{ddl.quoted(TABLES[source.topic].name)}"
         for start in range(first, end, DUPLICATES_WINDOW):
@@ -97,11 +101,11 @@ class Comparer:
         return result
 
     def _by_offset(self, source: TopicPartition, piece: Slice) -> Comparison:
-        offsets = self._look(source, piece)
+        offsets = self._read_offsets(source, piece)
         compacted = TOPICS[source.topic].compacted
-        if self._settle is not None and (offsets.missing or offsets.unexpected(compacted)):
-            self._settle(source.topic)
-            offsets = self._look(source, piece)
+        if self._await_pending is not None and (offsets.missing or offsets.unexpected(compacted)):
+            self._await_pending(source.topic)
+            offsets = self._read_offsets(source, piece)
         unexpected = offsets.unexpected(compacted)
         doubled = {offset for offset, n in offsets.rows.items() if n > 1}
         wrong = offsets.missing | unexpected | doubled | offsets.different
@@ -121,7 +125,7 @@ class Comparer:
         )
         return Comparison(result, offsets.missing)
 
-    def _look(self, source: TopicPartition, piece: Slice) -> Offsets:
+    def _read_offsets(self, source: TopicPartition, piece: Slice) -> Offsets:
         table, compared = TABLES[source.topic], self._contents[source.topic]
         name = f"{ddl.quoted(self._store.database)}.{ddl.quoted(table.name)}"
         query = (
@@ -134,8 +138,8 @@ class Comparer:
         different: set[int] = set()
         incomparable: set[int] = set()
         for contract, positions in compared.by_contract(piece, dead).items():
-            one, other = compared.different(source, piece, contract, positions)
-            different, incomparable = different | one, incomparable | other
+            changed, unreadable = compared.different(source, piece, contract, positions)
+            different, incomparable = different | changed, incomparable | unreadable
         absent = [
             at for at, offset in enumerate(piece.offsets) if offset not in rows and offset not in dead and offset not in erased
         ]

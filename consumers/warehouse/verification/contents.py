@@ -1,7 +1,7 @@
-"""Values of records and of rows, compared inside ClickHouse: records go undecoded into a twin table, and hashes meet there.
+"""Compares values of records and rows inside ClickHouse: undecoded records go into a twin table, then hashes are compared.
 
-Equal values hash equal, because the twin has the columns' types and the engine reads the same bytes into both. A hash of
-a NULL would be NULL, and a sum leaves those out: a nullable column goes in as two.
+Equal values have equal hashes, because the twin has the types of the table's columns and ClickHouse reads the same bytes into
+both. The hash of a NULL would be NULL, which a sum ignores, so a nullable column is hashed as two values.
 """
 
 import secrets
@@ -24,16 +24,16 @@ from schemas.registry import Contract, Registry, UnknownContract
 
 PREFIX = "verification_twin_"
 LEFT_BEHIND_MS = 600_000
-"""A twin lives for one slice: one that is so old was left behind by a process that was killed."""
+"""A twin exists for one slice: older ones were left by a process that was killed."""
 REWRITTEN: Mapping[str, frozenset[str]] = {"events": frozenset({"profile_id", "identifiers"})}
-"""Table -> columns that are rewritten later: by a squash, after a split, and when a person beside is erased."""
+"""Table -> columns that are not compared: a squash, a split or an erasure may rewrite them."""
 
 Comparable = Mapping[Contract, Sequence[int]]
 """Contract -> positions in a slice."""
 
 
 class Contents:
-    """Compares values of one table's rows."""
+    """Compares values of the rows of one table."""
 
     def __init__(self, store: Store, registry: Registry, table: Table) -> None:
         self._store = store
@@ -43,7 +43,7 @@ class Contents:
         self._containers: dict[int, Container] = {}
 
     def by_contract(self, piece: Slice, without: Collection[int]) -> Comparable:
-        """Positions of the records whose values can be compared, by contract; `without` offsets that have no row."""
+        """Positions of comparable records by contract, `without` the offsets that have no row."""
         numbers: defaultdict[int, list[int]] = defaultdict(list)
         for at, value in enumerate(piece.values):
             if piece.offsets[at] not in without:
@@ -58,7 +58,7 @@ class Contents:
         return comparable
 
     def equal(self, source: TopicPartition, piece: Slice, contract: Contract, positions: Sequence[int]) -> bool:
-        """Whether each of these records has one row with its values. Retryable."""
+        """Whether each of these records has exactly one row with equal values. Retryable."""
         with self._twin(source, piece, contract, positions) as (twin, digest):
             if not twin:
                 return False
@@ -71,7 +71,7 @@ class Contents:
     def different(
         self, source: TopicPartition, piece: Slice, contract: Contract, positions: Sequence[int]
     ) -> tuple[set[int], set[int]]:
-        """(offsets of which a row has other values than the record, offsets that cannot be compared). Retryable."""
+        """(offsets with a row that differs from the record, offsets that cannot be compared). Retryable."""
         with self._twin(source, piece, contract, positions) as (twin, digest):
             offsets = {piece.offsets[at] for at in positions}
             if not twin:
@@ -87,7 +87,7 @@ class Contents:
     def matching_rows(
         self, source: TopicPartition, piece: Slice, contract: Contract, positions: Sequence[int]
     ) -> set[tuple[str, int]]:
-        """(part, row in it) of the rows that have the values of their records. Retryable."""
+        """(part, row number within it) of the rows that equal their records. Retryable."""
         with self._twin(source, piece, contract, positions) as (twin, digest):
             if not twin:
                 return set()
@@ -98,7 +98,7 @@ class Contents:
             return {(str(part), int(row)) for part, row in self._store.rows(query)}
 
     def digest_of_columns(self) -> str:
-        """SQL of a hash of all that the newest contract fills of a row. Retryable."""
+        """SQL of a hash over the columns of the newest contract. Retryable."""
         kinds = self._kinds()
         names = [name for name in self._registry.latest(self._table.topic).names if self._compared(name, kinds)]
         return _digest({name: kinds[name] for name in names})
@@ -107,12 +107,12 @@ class Contents:
     def _twin(
         self, source: TopicPartition, piece: Slice, contract: Contract, positions: Sequence[int]
     ) -> Iterator[tuple[str, str]]:
-        """(name of a table of the records, SQL of a row's hash); without a name where they cannot be read."""
+        """(name of a table with the records, SQL of a row's hash); the name is empty where they cannot be read."""
         container = self._container(contract)
         kinds = self._kinds()
-        wanted = {name: definition.split(" ", 1)[1] for name, definition in ddl.columns(contract).items()}
-        typed = {name: kinds.get(name, kind) for name, kind in {**ddl.PLACE, **wanted}.items()}
-        hashed = {name: typed[name] for name in wanted if self._compared(name, kinds)}
+        contract_types = {name: definition.split(" ", 1)[1] for name, definition in ddl.columns(contract).items()}
+        typed = {name: kinds.get(name, kind) for name, kind in {**ddl.PLACE, **contract_types}.items()}
+        hashed = {name: typed[name] for name in contract_types if self._compared(name, kinds)}
         bare = f"{PREFIX}{int(time.time() * 1000)}_{secrets.token_hex(6)}"
         name = f"{ddl.quoted(self._store.database)}.{bare}"
         definitions = ", ".join(f"{ddl.quoted(column)} {kind}" for column, kind in typed.items())
@@ -150,7 +150,7 @@ class Contents:
         return self._containers.setdefault(contract.id, Container(contract))
 
     def _kinds(self) -> dict[str, str]:
-        """Column -> its type, of the table as it is now."""
+        """Column of the table -> its present type."""
         query = (
             "SELECT name, type FROM system.columns "  # noqa: S608 - ours
             f"WHERE database = '{self._store.database}' AND table = '{self._table.name}' AND default_kind IN ('', 'DEFAULT')"
@@ -159,15 +159,18 @@ class Contents:
 
 
 def drop_leftovers(store: Store) -> None:
-    """Remove twins of runs that were killed. Retryable."""
-    query = f"SELECT name FROM system.tables WHERE database = '{store.database}' AND startsWith(name, '{PREFIX}')"  # noqa: S608
+    """Drop twins of runs that were killed. Retryable."""
+    query = (
+        "SELECT name FROM system.tables "  # noqa: S608 - ours
+        f"WHERE database = '{store.database}' AND startsWith(name, '{PREFIX}')"
+    )
     for (name,) in store.rows(query):
         if int(name.removeprefix(PREFIX).split("_")[0]) < time.time() * 1000 - LEFT_BEHIND_MS:
             store.command(f"DROP TABLE IF EXISTS {ddl.quoted(store.database)}.{ddl.quoted(name)}")
 
 
-def contents(store: Store, registry: Registry) -> dict[str, Contents]:
-    """Topic -> what compares its rows."""
+def contents_by_topic(store: Store, registry: Registry) -> dict[str, Contents]:
+    """Topic -> comparer of its rows."""
     return {table.topic: Contents(store, registry, table) for table in TABLES.values()}
 
 

@@ -1,15 +1,15 @@
-"""Removes the rows beyond the first of an offset, never the last one.
+"""Removes duplicate rows of an offset, never the last one.
 
-Rows to remove are named by part and row number, decided from one look at the table. A merge or a mutation gives its part
-another name, which is never used again: what was decided about the old part then fits nothing, and the next round decides
-anew. The choice depends only on the rows, so a second run that is cut short by nobody chooses the same.
+Rows to remove are identified by part and row number from one query. A merge or a mutation renames the part, and names are never
+reused: the deletion then matches nothing, and the next round decides again. The choice depends only on the rows, so a repeated
+run chooses the same.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 from consumers.warehouse.schema import ddl
 from consumers.warehouse.schema.tables import TABLES
@@ -24,9 +24,9 @@ from infra.errors import Halted, Retryable
 from schemas.registry import Registry
 
 WINDOW = 1_000_000
-"""Offsets that are searched at once."""
+"""Offsets that one query searches."""
 CHUNK = 50_000
-"""Rows that are removed by one statement."""
+"""Offsets that one statement handles."""
 ROUNDS = 6
 PATIENCE_S = 3_600.0
 POLL_S = 0.2
@@ -39,28 +39,28 @@ class DoubledRow(NamedTuple):
     loaded_ms: int
     part: str
     row: int
-    """Its number within the part."""
+    """Row number within the part."""
     digest: int
 
     @property
     def location(self) -> tuple[str, int]:
-        """Where it is."""
+        """Part and row number."""
         return self.part, self.row
 
 
 class DuplicateChoice(NamedTuple):
-    """What becomes of doubled rows."""
+    """Decision about the rows of some offsets."""
 
     removed: list[DoubledRow]
     unproven: list[int]
-    """Offsets whose rows differ and whose record Kafka no longer has: the row that was loaded first stays."""
+    """Offsets whose rows differ and whose record Kafka no longer has: the row loaded first stays."""
     corrected: list[int]
-    """Offsets whose rows differ: the one that equals Kafka's record stays."""
+    """Offsets whose rows differ: the row that equals Kafka's record stays."""
 
 
 @dataclass
 class DedupeResult:
-    """What was done to one partition."""
+    """Figures of one partition."""
 
     topic: str
     topic_id: str
@@ -72,12 +72,18 @@ class DedupeResult:
     corrected: list[int] = field(default_factory=list)
     before: list[Verification] = field(default_factory=list)
     after: list[Verification] = field(default_factory=list)
-    left: int = 0
+    remaining: int = 0
     """Rows beyond the first that are still there."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; `remaining` is called `left`."""
+        fields = asdict(self)
+        fields["left"] = fields.pop("remaining")
+        return fields
 
 
 class Deduplicator:
-    """Works on one partition at a time. Retryable as its services raise it; Halted where the lock is lost."""
+    """Removes duplicates of one partition at a time. Retryable as its services raise it; Halted where the lock is lost."""
 
     def __init__(self, verifier: Verifier, store: Store, registry: Registry, lock: RepairLock) -> None:
         self._verifier = verifier
@@ -86,62 +92,65 @@ class Deduplicator:
         self._lock = lock
 
     def partitions(self, topics: Iterable[str]) -> list[CommittedOffset]:
-        """Every partition that the tables have rows of, with the offset below which its rows are nobody's but ours.
+        """Every partition that has rows, with the offset below which no loader inserts.
 
-        Those of a topic's older creations too: nobody loads them any more.
+        Includes partitions of deleted topics, which no loader reads any longer.
         """
-        committed = {one.source: one.offset for one in self._verifier.positions()}
+        committed = {position.source: position.offset for position in self._verifier.prepare()}
         current = {(source.topic, source.topic_id) for source in committed}
-        found = []
+        positions = []
         for topic in topics:
-            query = f"SELECT _topic_id, _partition, max(_offset) FROM {self._name(topic)} WHERE _topic_id != '' GROUP BY ALL ORDER BY ALL"  # noqa: S608, E501
+            query = (
+                f"SELECT _topic_id, _partition, max(_offset) FROM {self._name(topic)} "  # noqa: S608 - ours
+                "WHERE _topic_id != '' GROUP BY ALL ORDER BY ALL"
+            )
             for topic_id, partition, highest in self._store.rows(query):
                 source = TopicPartition(topic, int(partition), str(topic_id))
                 limit = committed.get(source, -1) if (topic, source.topic_id) in current else int(highest) + 1
-                found.append(CommittedOffset(source, limit))
-        return found
+                positions.append(CommittedOffset(source, limit))
+        return positions
 
     def count(self, position: CommittedOffset) -> DedupeResult:
-        """What there is to remove."""
+        """Count the duplicates of a partition."""
         doubled = list(self._doubled(position))
         rows = sum(n - 1 for _, n in doubled)
-        return DedupeResult(*_names(position.source), offsets=len(doubled), left=rows)
+        return DedupeResult(*_partition_key(position.source), offsets=len(doubled), remaining=rows)
 
     def dedupe(self, position: CommittedOffset) -> DedupeResult:
-        """Remove rows beyond the first, with the figures of before and after."""
+        """Remove the duplicates of a partition, and verify the affected ranges before and after."""
         source = position.source
         self._wait_for_removals(source)
         offsets = [offset for offset, _ in self._doubled(position)]
-        done = DedupeResult(*_names(source), offsets=len(offsets))
+        result = DedupeResult(*_partition_key(source), offsets=len(offsets))
         if not offsets:
-            return done
-        affected = clusters(offsets)
-        verifiable = source in {one.source for one in self._verifier.positions()}
+            return result
+        affected = cluster_offsets(offsets)
+        verifiable = source in {other.source for other in self._verifier.prepare()}
         if verifiable:
-            done.before = [self._verifier.verify(position, reach, DEDUPE) for reach in affected]
+            result.before = [self._verifier.verify(position, reach, DEDUPE) for reach in affected]
         for _ in range(ROUNDS):
-            self._round(source, offsets, done)
-            left = dict(self._doubled(position))
-            offsets, done.left = list(left), sum(left.values()) - len(left)
+            self._round(source, offsets, result)
+            doubled = dict(self._doubled(position))
+            offsets, result.remaining = list(doubled), sum(doubled.values()) - len(doubled)
             if not offsets:
                 break
         if verifiable:
-            done.after = [self._verifier.verify(position, reach, DEDUPE) for reach in affected]
-        return done
+            result.after = [self._verifier.verify(position, reach, DEDUPE) for reach in affected]
+        return result
 
-    def _round(self, source: TopicPartition, offsets: Sequence[int], done: DedupeResult) -> None:
+    def _round(self, source: TopicPartition, offsets: Sequence[int], result: DedupeResult) -> None:
         for start in range(0, len(offsets), CHUNK):
             self._lock.check()
             some = offsets[start : start + CHUNK]
             rows = self._rows(source, some)
-            choice = choose(rows, self._equal_to_record(source, differing(rows)))
+            choice = choose_rows(rows, self._equal_to_record(source, differing_offsets(rows)))
             self._remove(source, choice.removed)
-            done.removed += len(choice.removed)
-            done.unproven += choice.unproven[: MAX_EXAMPLES - len(done.unproven)]
-            done.corrected += choice.corrected[: MAX_EXAMPLES - len(done.corrected)]
+            result.removed += len(choice.removed)
+            result.unproven += choice.unproven[: MAX_EXAMPLES - len(result.unproven)]
+            result.corrected += choice.corrected[: MAX_EXAMPLES - len(result.corrected)]
 
     def _doubled(self, position: CommittedOffset) -> Iterator[tuple[int, int]]:
-        """(offset, its rows) of every offset with several, in order."""
+        """(offset, number of rows) of every offset with several rows, in order."""
         name = self._name(position.source.topic)
         bounds = f"SELECT min(_offset), max(_offset) FROM {name} WHERE {position.source.condition}"  # noqa: S608 - ours
         ((low, high),) = self._store.rows(bounds)
@@ -165,12 +174,12 @@ class Deduplicator:
         ]
 
     def _equal_to_record(self, source: TopicPartition, offsets: Collection[int]) -> set[tuple[str, int]]:
-        """Where the rows are that equal Kafka's record, for these offsets."""
-        if not offsets or source not in {one.source for one in self._verifier.positions()}:
+        """Locations of the rows that equal Kafka's record, for these offsets."""
+        if not offsets or source not in {position.source for position in self._verifier.prepare()}:
             return set()
         low, equal = self._verifier.records.low(source), set()
         compared = Contents(self._store, self._registry, TABLES[source.topic])
-        for reach in clusters([offset for offset in sorted(offsets) if offset >= low]):
+        for reach in cluster_offsets([offset for offset in sorted(offsets) if offset >= low]):
             for piece in self._verifier.records.slices(source, reach.first, reach.end):
                 others = set(piece.offsets) - set(offsets)
                 for contract, positions in compared.by_contract(piece, others).items():
@@ -183,12 +192,14 @@ class Deduplicator:
         by_part: defaultdict[str, list[int]] = defaultdict(list)
         for row in rows:
             by_part[row.part].append(row.row)
-        where = " OR ".join(f"(_part = '{part}' AND _part_offset IN ({', '.join(map(str, n))}))" for part, n in by_part.items())
+        condition = " OR ".join(
+            f"(_part = '{part}' AND _part_offset IN ({', '.join(map(str, n))}))" for part, n in by_part.items()
+        )
         self._lock.check()
-        self._store.long_command(f"ALTER TABLE {self._name(source.topic)} DELETE WHERE {where} SETTINGS mutations_sync = 1")
+        self._store.long_command(f"ALTER TABLE {self._name(source.topic)} DELETE WHERE {condition} SETTINGS mutations_sync = 1")
 
     def _wait_for_removals(self, source: TopicPartition) -> None:
-        """Until removals of a run that was killed are done: they go on in the server."""
+        """Wait for removals of a run that was killed, which go on in the server. Halted where one fails; Retryable."""
         query = (
             "SELECT mutation_id, latest_fail_reason FROM system.mutations "  # noqa: S608 - ours
             f"WHERE database = '{self._store.database}' AND table = '{TABLES[source.topic].name}' "
@@ -207,7 +218,7 @@ class Deduplicator:
         return f"{ddl.quoted(self._store.database)}.{ddl.quoted(TABLES[topic].name)}"
 
 
-def differing(rows: Iterable[DoubledRow]) -> set[int]:
+def differing_offsets(rows: Iterable[DoubledRow]) -> set[int]:
     """Offsets whose rows do not all have the same values."""
     digests: defaultdict[int, set[int]] = defaultdict(set)
     for row in rows:
@@ -215,8 +226,8 @@ def differing(rows: Iterable[DoubledRow]) -> set[int]:
     return {offset for offset, some in digests.items() if len(some) > 1}
 
 
-def choose(rows: Iterable[DoubledRow], equal_to_record: Collection[tuple[str, int]]) -> DuplicateChoice:
-    """Which rows go: of each offset one stays, one that equals the record before others, of equals the one loaded first."""
+def choose_rows(rows: Iterable[DoubledRow], equal_to_record: Collection[tuple[str, int]]) -> DuplicateChoice:
+    """Choose the rows to remove: one row of each offset stays, preferably equal to the record, then the one loaded first."""
     by_offset: defaultdict[int, list[DoubledRow]] = defaultdict(list)
     for row in rows:
         by_offset[row.offset].append(row)
@@ -231,8 +242,8 @@ def choose(rows: Iterable[DoubledRow], equal_to_record: Collection[tuple[str, in
     return choice
 
 
-def clusters(offsets: Sequence[int]) -> list[OffsetRange]:
-    """Ranges that cover these offsets (in order), without the large gaps between them."""
+def cluster_offsets(offsets: Sequence[int]) -> list[OffsetRange]:
+    """Ranges that cover these offsets, given in order, without the large gaps between them."""
     ranges: list[OffsetRange] = []
     for offset in offsets:
         if ranges and offset - ranges[-1].end < MAX_RECORDS:
@@ -242,8 +253,10 @@ def clusters(offsets: Sequence[int]) -> list[OffsetRange]:
     return ranges
 
 
-def _names(source: TopicPartition) -> tuple[str, str, int]:
+def _partition_key(source: TopicPartition) -> tuple[str, str, int]:
     return source.topic, source.topic_id, source.partition
 
 
-__all__ = ["DedupeResult", "Deduplicator", "DoubledRow", "DuplicateChoice", "choose", "clusters", "differing"]
+__all__ = [
+    "DedupeResult", "Deduplicator", "DoubledRow", "DuplicateChoice", "choose_rows", "cluster_offsets", "differing_offsets",
+]  # fmt: skip

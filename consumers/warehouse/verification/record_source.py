@@ -1,9 +1,9 @@
-"""The records that should have rows: read from Kafka, a slice at a time."""
+"""Reads the records that should have rows from Kafka, slice by slice."""
 
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import confluent_kafka as ck
 
@@ -20,11 +20,12 @@ from schemas.topics import TOPICS
 MAX_RECORDS = 50_000
 MAX_BYTES = 16 * 1024 * 1024
 SILENCE_S = 30.0
+"""A partition that delivers nothing for so long fails, seconds."""
 KAFKA_S = 30.0
 
 
 class Slice(NamedTuple):
-    """Every record of offsets `first` (included) to `end` (excluded) that a read-committed consumer gets."""
+    """All records of offsets `first` (included) to `end` (excluded) that a read-committed consumer receives."""
 
     first: int
     end: int
@@ -32,34 +33,22 @@ class Slice(NamedTuple):
     values: list[bytes]
 
     def since(self, first: int) -> "Slice":
-        """The part of it that begins at an offset."""
+        """The same slice from an offset on."""
         at = bisect_left(self.offsets, first)
         return Slice(first, self.end, self.offsets[at:], self.values[at:])
 
 
-class RecordSource(Protocol):
-    """Where records are read from. Retryable where it is away."""
-
-    def low(self, source: TopicPartition) -> int:
-        """The first offset that it still has."""
-        ...
-
-    def slices(self, source: TopicPartition, first: int, end: int) -> Iterator[Slice]:
-        """Records of a range in order, at most `MAX_RECORDS` at a time; the slices cover the range without gaps."""
-        ...
-
-
 class CommittedOffset(NamedTuple):
-    """How far the loader is with a partition; -1 where it has committed nothing."""
+    """The loader's committed offset of a partition; -1 where it has committed nothing."""
 
     source: TopicPartition
     offset: int
     metadata: str = ""
-    """What the loader says in its commit: see `intent.py`."""
+    """Metadata of the loader's commit, see `loader/intent.py`."""
 
 
 class OffsetBounds(NamedTuple):
-    """What is read of a partition: from `first` on until `last` is reached; then it is complete up to `end`."""
+    """Bounds of one read: from `first` on until `last` is reached; then the range is complete up to `end`."""
 
     first: int
     last: int
@@ -67,7 +56,7 @@ class OffsetBounds(NamedTuple):
 
 
 class KafkaRecords:
-    """The records that Kafka has, and the loader's offsets. A consumer that joins no group."""
+    """Kafka's records and the loader's offsets, read by a consumer that joins no group."""
 
     def __init__(self, settings: Settings) -> None:
         self._admin = admin(settings)
@@ -82,32 +71,32 @@ class KafkaRecords:
         ids = describe_ids(self._admin, topics)
         try:
             listed = self._consumer.list_topics(timeout=KAFKA_S).topics
-            asked = [ck.TopicPartition(topic, number) for topic in ids for number in sorted(listed[topic].partitions)]
-            found = self._consumer.committed(asked, timeout=KAFKA_S) if asked else []
+            partitions = [ck.TopicPartition(topic, number) for topic in ids for number in sorted(listed[topic].partitions)]
+            positions = self._consumer.committed(partitions, timeout=KAFKA_S) if partitions else []
         except ck.KafkaException as error:
             raise _away(error) from error
-        return [_position(one, ids[one.topic]) for one in found]
+        return [_position(position, ids[position.topic]) for position in positions]
 
     def low(self, source: TopicPartition) -> int:
-        """As the protocol says."""
+        """The first offset that Kafka still has. Retryable."""
         return self._watermarks(source)[0]
 
     def high(self, source: TopicPartition) -> int:
-        """The offset after the last record or marker, of open transactions too. Retryable."""
+        """The offset after the last record or marker, including open transactions. Retryable."""
         return self._watermarks(source)[1]
 
     def offsets_at(self, sources: Sequence[TopicPartition], time_ms: int) -> list[int | None]:
-        """The first offset of each partition that was written at `time_ms` (UTC) or later; None for none. Retryable."""
-        asked = [ck.TopicPartition(one.topic, one.partition, time_ms) for one in sources]
+        """The first offset of each partition written at `time_ms` (UTC) or later; None where there is none. Retryable."""
+        requests = [ck.TopicPartition(source.topic, source.partition, time_ms) for source in sources]
         try:
-            answered = self._consumer.offsets_for_times(asked, timeout=KAFKA_S)
+            answered = self._consumer.offsets_for_times(requests, timeout=KAFKA_S)
         except ck.KafkaException as error:
             raise _away(error) from error
-        return [one.offset if one.offset >= 0 else None for one in answered]
+        return [position.offset if position.offset >= 0 else None for position in answered]
 
     def slices(self, source: TopicPartition, first: int, end: int) -> Iterator[Slice]:
-        """As the protocol says."""
-        last = min(end, self.high(source))  # nothing is beyond, whatever was committed
+        """Yield the records of a range in order, at most `MAX_RECORDS` a slice; slices cover it without gaps. Retryable."""
+        last = min(end, self.high(source))  # Kafka has no more, whatever was committed
         if first >= last:
             yield Slice(first, end, [], [])
             return
@@ -115,21 +104,21 @@ class KafkaRecords:
         try:
             yield from self._read(source, OffsetBounds(first, last, end))
         finally:
-            self._consumer.unassign()  # or it would go on fetching what nobody asks for
+            self._consumer.unassign()  # otherwise the consumer would go on fetching
 
     def _read(self, source: TopicPartition, bounds: OffsetBounds) -> Iterator[Slice]:
         tombstones = TOPICS[source.topic].retention_days is None
-        begin, size, heard = bounds.first, 0, time.monotonic()
+        begin, size, last_message = bounds.first, 0, time.monotonic()
         offsets: list[int] = []
         values: list[bytes] = []
         while True:
             messages = self._consumer.consume(5_000, 0.2)
-            if not messages and time.monotonic() - heard > SILENCE_S:
+            if not messages and time.monotonic() - last_message > SILENCE_S:
                 raise Retryable(f"Kafka stopped delivering {source}")
             for message in messages:
                 if (message.topic(), message.partition()) != (source.topic, source.partition):
                     continue
-                heard = time.monotonic()
+                last_message = time.monotonic()
                 error = message.error()
                 if error is not None and error.code() != ck.KafkaError._PARTITION_EOF:
                     raise _away(ck.KafkaException(error))
@@ -143,7 +132,7 @@ class KafkaRecords:
                 size += len(values[-1])
                 if len(offsets) >= MAX_RECORDS or size >= MAX_BYTES:
                     yield Slice(begin, offsets[-1] + 1, offsets, values)
-                    begin, size, offsets, values, heard = offsets[-1] + 1, 0, [], [], time.monotonic()
+                    begin, size, offsets, values, last_message = offsets[-1] + 1, 0, [], [], time.monotonic()
 
     def _watermarks(self, source: TopicPartition) -> tuple[int, int]:
         try:
@@ -154,7 +143,7 @@ class KafkaRecords:
 
 
 def _position(committed: ck.TopicPartition, topic_id: str) -> CommittedOffset:
-    """The loader's offset; none where it was committed for another creation of the topic."""
+    """The loader's offset; -1 where it was committed for another topic id."""
     source, metadata = TopicPartition(committed.topic, committed.partition, topic_id), committed.metadata or ""
     if committed.offset < 0 or read_metadata(committed.offset, metadata).topic_id not in ("", topic_id):
         return CommittedOffset(source, -1)

@@ -1,7 +1,7 @@
-"""One repair at a time: who holds a partition of a consumer group of its own may change rows.
+"""Allows one repair at a time: the lock is a partition of a consumer group.
 
-Kafka gives the partition to one member, and the sticky assignor leaves it there when others join; they are refused. A holder
-that is killed loses it when its session ends.
+Kafka assigns the partition to one member, and the sticky assignor leaves it there when others join; these are refused. A holder
+that is killed loses the lock when its session ends.
 """
 
 import time
@@ -15,20 +15,20 @@ from infra.errors import ConfigError, Halted
 from infra.settings import Settings
 
 GROUP = "headwater-warehouse-repair"
-"""Outside the prefix of the groups that the lag monitor watches: it reads nothing."""
+"""Not under the prefix of groups that the lag monitor watches, because the group reads nothing."""
 TOPIC, PARTITION = "stream.counts", 0
 SESSION_MS = 10_000
 PATIENCE_S = 25.0
-"""Longer than the session of a holder that was killed."""
+"""Must exceed the session of a holder that was killed, seconds."""
 MAX_POLL_MS = 3_600_000
 
 
 class RepairLock:
-    """Held from `acquire` until `close`, or until `check` says that it was lost."""
+    """Held from `acquire` until `close`, or until `check` raises Halted."""
 
     def __init__(self, settings: Settings) -> None:
-        self._held = False
-        self._lost = False
+        self._is_held = False
+        self._is_lost = False
         self._consumer: ck.Consumer = reader(
             settings,
             GROUP,
@@ -42,10 +42,10 @@ class RepairLock:
         )
 
     def acquire(self, patience_s: float = PATIENCE_S) -> None:
-        """Wait for the partition. ConfigError where somebody else holds it."""
-        self._consumer.subscribe([TOPIC], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
+        """Wait for the lock. ConfigError where another repair holds it."""
+        self._consumer.subscribe([TOPIC], on_assign=self._assigned, on_revoke=self._revoked, on_is_lost=self._revoked)
         deadline = time.monotonic() + patience_s
-        while not self._held:
+        while not self._is_held:
             if time.monotonic() > deadline:
                 raise ConfigError(
                     "another `headwater warehouse replay` or `dedupe` runs, or was killed a moment ago: "
@@ -54,9 +54,9 @@ class RepairLock:
             self._consumer.poll(0.1)
 
     def check(self) -> None:
-        """Halted where the partition was lost: somebody else may be repairing. To be called before each change of rows."""
+        """Raise Halted where the lock was lost. To be called before each change of rows."""
         self._consumer.consume(500, 0)
-        if self._lost or not self._held:
+        if self._is_lost or not self._is_held:
             raise Halted("this repair lost its place to another one, or was stopped for too long: start it again")
 
     def close(self) -> None:
@@ -64,15 +64,15 @@ class RepairLock:
         self._consumer.close()
 
     def _assigned(self, _consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
-        self._held = self._held or any(one.partition == PARTITION for one in partitions)
+        self._is_held = self._is_held or any(partition.partition == PARTITION for partition in partitions)
 
     def _revoked(self, _consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
-        self._lost = self._lost or any(one.partition == PARTITION for one in partitions)
+        self._is_lost = self._is_lost or any(partition.partition == PARTITION for partition in partitions)
 
 
 @contextmanager
 def repair_lock(settings: Settings) -> Iterator[RepairLock]:
-    """A lock that is held. ConfigError where somebody else holds it."""
+    """Hold the lock. ConfigError where another repair holds it."""
     lock = RepairLock(settings)
     try:
         lock.acquire()

@@ -1,6 +1,5 @@
-"""Fills in the rows that are missing below the loader's offset, while loaders run: those above are the loader's."""
+"""Fills in missing rows below the loader's committed offsets, while loaders run."""
 
-import re
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
@@ -16,19 +15,18 @@ from consumers.warehouse.verification.repair_lock import RepairLock
 from consumers.warehouse.verification.results import REPLAY, OffsetRange, Verification
 from consumers.warehouse.verification.verifier import Verifier
 from infra.errors import ConfigError, Retryable
-from infra.parsing.times import parse_time
+from infra.parsing.times import parse_age, parse_time
 from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 
-AGO = re.compile(r"(\d{1,6})\s*([smhd])")
-UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 MAX_OFFSET_DIGITS = 12
 RUNNING_S = 120.0
+"""How long running inserts of the same offsets are waited for, seconds."""
 POLL_S = 0.2
 
 
 class ReplayBound(NamedTuple):
-    """One end of what is replayed: an offset, or a time (milliseconds UTC) at which records were written to Kafka."""
+    """One end of a replay: an offset, or a time (milliseconds UTC) at which records were written to Kafka."""
 
     offset: int | None = None
     time_ms: int | None = None
@@ -36,7 +34,7 @@ class ReplayBound(NamedTuple):
 
 @dataclass(frozen=True)
 class ReplayScope:
-    """What is to be replayed; all topics, all partitions and up to the loader's offset unless said otherwise."""
+    """What to replay; by default all topics and partitions, up to the loader's offsets. ConfigError for a contradiction."""
 
     begin: ReplayBound
     end: ReplayBound | None = None
@@ -53,28 +51,29 @@ class ReplayScope:
 
 @dataclass
 class ReplayResult:
-    """What a replay did."""
+    """Figures of a replay."""
 
     records: int = 0
     filled: int = 0
     unreadable: int = 0
-    """Records that no row can be made of and that have no dead letter: they stay missing."""
+    """Records that cannot become rows and have no dead letter: they stay missing."""
     proof: list[Verification] = field(default_factory=list)
-    """The verification of what was replayed, a result a partition."""
+    """Verification of the replayed ranges, one result a partition."""
 
     @property
     def missing(self) -> int:
-        """Records that are still missing."""
+        """Records that still have no row."""
         return sum(result.missing for result in self.proof)
 
 
 def parse_bound(text: str, now_ms: int) -> ReplayBound:
-    """`1500` is an offset, `2h` and `3d` are so long ago, everything else a time in ISO 8601. ConfigError for none of them."""
+    """Parse an offset (`1500`), an age (`2h`, `3d`) or a time in ISO 8601. ConfigError for anything else."""
     text = text.strip()
     if text.isdigit() and text.isascii() and len(text) <= MAX_OFFSET_DIGITS:
         return ReplayBound(offset=int(text))
-    if ago := AGO.fullmatch(text):
-        return ReplayBound(time_ms=now_ms - int(ago[1]) * UNITS_S[ago[2]] * 1000)
+    age_ms = parse_age(text)
+    if age_ms is not None:
+        return ReplayBound(time_ms=now_ms - age_ms)
     moment = parse_time(text) if "-" in text else None
     if moment is None:
         raise ConfigError(
@@ -83,17 +82,17 @@ def parse_bound(text: str, now_ms: int) -> ReplayBound:
     return ReplayBound(time_ms=moment)
 
 
-def ranges(verifier: Verifier, reach: ReplayScope) -> list[tuple[CommittedOffset, OffsetRange]]:
-    """The partitions that a reach covers, each with its range below the loader's offset. ConfigError for an empty reach."""
+def replay_ranges(verifier: Verifier, scope: ReplayScope) -> list[tuple[CommittedOffset, OffsetRange]]:
+    """The partitions of a scope, each with its range below the loader's offset. ConfigError for an unknown partition."""
     chosen = [
-        one
-        for one in verifier.positions()
-        if reach.topic in (None, one.source.topic) and reach.partition in (None, one.source.partition)
+        position
+        for position in verifier.prepare()
+        if scope.topic in (None, position.source.topic) and scope.partition in (None, position.source.partition)
     ]
     if not chosen:
-        raise ConfigError(f"--topic {reach.topic} --partition {reach.partition}: Kafka has no such partition")
-    sources = [one.source for one in chosen]
-    begins, ends = _offsets(verifier, sources, reach.begin), _offsets(verifier, sources, reach.end)
+        raise ConfigError(f"--topic {scope.topic} --partition {scope.partition}: Kafka has no such partition")
+    sources = [position.source for position in chosen]
+    begins, ends = _offsets(verifier, sources, scope.begin), _offsets(verifier, sources, scope.end)
     covered = []
     for position, begin, end in zip(chosen, begins, ends, strict=True):
         first = position.offset if begin is None else max(begin, verifier.records.low(position.source))
@@ -103,7 +102,7 @@ def ranges(verifier: Verifier, reach: ReplayScope) -> list[tuple[CommittedOffset
     return covered
 
 
-def replay(  # noqa: PLR0913, PLR0917 - a verifier's parts, and how far it is
+def replay(  # noqa: PLR0913, PLR0917 - the services that a repair needs
     verifier: Verifier,
     store: Store,
     registry: Registry,
@@ -111,8 +110,11 @@ def replay(  # noqa: PLR0913, PLR0917 - a verifier's parts, and how far it is
     covered: Sequence[tuple[CommittedOffset, OffsetRange]],
     progress: Callable[[int, int], None] = lambda _offsets, _records: None,
 ) -> ReplayResult:
-    """Insert what is missing of these ranges, then verify them. Retryable: run it again. Halted where the lock is lost."""
-    done = ReplayResult()
+    """Insert the missing rows of these ranges, then verify them. Retryable: run it again. Halted where the lock is lost.
+
+    `progress` is called with the offsets and records of each slice.
+    """
+    result = ReplayResult()
     loader = RowLoader(store, registry, Metrics())
     for position, reach in covered:
         for piece in verifier.records.slices(position.source, reach.first, reach.end):
@@ -123,12 +125,12 @@ def replay(  # noqa: PLR0913, PLR0917 - a verifier's parts, and how far it is
                 lock.check()
                 batch = _batch(position.source, piece, missing)
                 unreadable = len(loader.reload(batch))
-                done.filled += len(missing) - unreadable
-                done.unreadable += unreadable
-            done.records += len(piece.offsets)
+                result.filled += len(missing) - unreadable
+                result.unreadable += unreadable
+            result.records += len(piece.offsets)
             progress(piece.end - piece.first, len(piece.offsets))
-    done.proof = [verifier.verify(position, reach, REPLAY) for position, reach in covered]
-    return done
+    result.proof = [verifier.verify(position, reach, REPLAY) for position, reach in covered]
+    return result
 
 
 def _batch(source: TopicPartition, piece: Slice, missing: Set[int]) -> InsertBatch:
@@ -138,7 +140,7 @@ def _batch(source: TopicPartition, piece: Slice, missing: Set[int]) -> InsertBat
 
 
 def _wait_for_inserts(store: Store, source: TopicPartition, first: int, last: int) -> None:
-    """Until no insert of these offsets runs: one of a loader or replay that was killed may still be on its way."""
+    """Wait until no insert of these offsets runs: a loader or replay that was killed may have started one. Retryable."""
     start = f"{source.topic}:{source.topic_id}:{source.partition}:"
     deadline = time.monotonic() + RUNNING_S
     while any(_overlaps(token.removeprefix(start), first, last) for token in store.inserts_running(start)):
@@ -153,7 +155,7 @@ def _overlaps(rest: str, first: int, last: int) -> bool:
 
 
 def _offsets(verifier: Verifier, sources: Sequence[TopicPartition], bound: ReplayBound | None) -> list[int | None]:
-    """The offset of a bound in each partition; None where no record is so late."""
+    """The offset of a bound in each partition; None where no record is that late."""
     if bound is None:
         return [None] * len(sources)
     if bound.offset is not None:

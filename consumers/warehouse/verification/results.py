@@ -1,4 +1,4 @@
-"""Results of comparisons: what one says, and where they are kept (table `verifications`)."""
+"""Results of verifications, and the table `verifications` that keeps them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class OffsetRange(NamedTuple):
 
 @dataclass(frozen=True)
 class Verification:
-    """Offsets `from_offset` (included) to `to_offset` (excluded) of one partition, compared with what Kafka delivers."""
+    """Result of comparing offsets `from_offset` (included) to `to_offset` (excluded) of one partition with Kafka's records."""
 
     topic: str
     partition: int
@@ -34,10 +34,10 @@ class Verification:
     duplicates: int = 0
     """Rows beyond the first of an offset."""
     unexpected: int = 0
-    """Rows of offsets that Kafka does not deliver (aborted; not looked for in compacted topics), and rows that were erased."""
+    """Rows at offsets that Kafka does not deliver (aborted; not searched in compacted topics) or that were erased."""
     dead: int = 0
     erased: int = 0
-    """Records whose row was erased, because the person was."""
+    """Records whose row was erased together with its person."""
     different: int = 0
     """Records whose row holds other values."""
     unverifiable: int = 0
@@ -55,7 +55,7 @@ class Verification:
 
     @property
     def text(self) -> str:
-        """For people."""
+        """One line for a terminal or log."""
         examples = f", e.g. offsets {', '.join(map(str, self.examples[:5]))}" if self.examples else ""
         unverifiable = f", {self.unverifiable} unverifiable" if self.unverifiable else ""
         return (
@@ -65,7 +65,7 @@ class Verification:
         )
 
     def __add__(self, other: "Verification") -> "Verification":
-        """Two ranges of one partition as one."""
+        """Combine the results of two ranges of one partition."""
         sums = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
         return Verification(
             self.topic,
@@ -82,12 +82,12 @@ _COUNTS = ("records", "rows", "missing", "duplicates", "unexpected", "dead", "er
 _COLUMNS = ("topic", "topic_id", "partition", "from_offset", "to_offset", *_COUNTS)
 
 
-def write(store: Store, results: Iterable[Verification], kind: str) -> None:
-    """Keep results. Retryable."""
+def write_results(store: Store, results: Iterable[Verification], kind: str) -> None:
+    """Insert results. Retryable."""
     at = "now64(3, 'UTC')"
     rows = ", ".join(
-        f"({', '.join(_literal(getattr(one, name)) for name in _COLUMNS)}, {list(one.examples)}, {at}, '{kind}')"
-        for one in results
+        f"({', '.join(_literal(getattr(result, name)) for name in _COLUMNS)}, {list(result.examples)}, {at}, '{kind}')"
+        for result in results
     )
     if rows:
         names = ", ".join((*_COLUMNS, "examples", "verified_at", "kind"))
@@ -97,13 +97,13 @@ def write(store: Store, results: Iterable[Verification], kind: str) -> None:
 
 
 def verified_to(store: Store, source: TopicPartition) -> int | None:
-    """The offset up to which a partition was compared, whatever came of it; None before the first time. Retryable.
+    """The offset up to which a partition was compared; None before the first verification. Retryable.
 
-    A repair proves its own range alone: what lies before it may never have been compared.
+    Repairs do not count: they verify only their own range, and offsets before it may never have been compared.
     """
     query = (
         f"SELECT max(to_offset), count() FROM {ddl.quoted(store.database)}.verifications "  # noqa: S608 - ours
-        f"WHERE {_of(source)} AND kind NOT IN ('{REPLAY}', '{DEDUPE}')"
+        f"WHERE {_partition_condition(source)} AND kind NOT IN ('{REPLAY}', '{DEDUPE}')"
     )
     ((offset, n),) = store.rows(query)
     return int(offset) if n else None
@@ -115,20 +115,20 @@ def fault_ranges(store: Store, source: TopicPartition) -> list[OffsetRange]:
 
 
 def fault_ranges_of_records(store: Store, source: TopicPartition) -> list[OffsetRange]:
-    """Those of them that only Kafka's records can prove to be in order again: not those with doubled rows alone. Retryable."""
+    """Fault ranges that can only be verified with Kafka's records: those with more than duplicates. Retryable."""
     return _ranges(store, source, "missing + unexpected + different > 0")
 
 
 def _ranges(store: Store, source: TopicPartition, condition: str) -> list[OffsetRange]:
     query = (
         f"SELECT from_offset, to_offset FROM {ddl.quoted(store.database)}.verification_faults "  # noqa: S608 - ours
-        f"WHERE {_of(source)} AND {condition} ORDER BY from_offset, to_offset"
+        f"WHERE {_partition_condition(source)} AND {condition} ORDER BY from_offset, to_offset"
     )
     return [OffsetRange(int(first), int(end)) for first, end in store.rows(query)]
 
 
-def _of(source: TopicPartition) -> str:
-    source.condition  # noqa: B018 - ValueError for a topic id that is none
+def _partition_condition(source: TopicPartition) -> str:
+    source.condition  # noqa: B018 - raises ValueError for a malformed topic id
     return f"topic = '{source.topic}' AND topic_id = '{source.topic_id}' AND partition = {source.partition}"
 
 

@@ -1,4 +1,4 @@
-"""Verification and the checks of users' views beside the loader, in a thread of their own. Whatever fails, loading goes on."""
+"""Verifies, and checks users' views, in a thread beside the loader. A failure here never stops loading."""
 
 import random
 import threading
@@ -9,29 +9,30 @@ from consumers.warehouse.schema import ddl
 from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
 from consumers.warehouse.verification.results import FAULTS, HOURLY
-from consumers.warehouse.verification.verifier import SliceDone, Verifier
+from consumers.warehouse.verification.verifier import Verifier
 from consumers.warehouse.verification.view_checks import ViewChecks
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 
-LOOK_S = 60.0
+CHECK_S = 60.0
+"""How often due partitions and views are looked up."""
 SHARE = 4
-"""A slice is followed by a pause of this many times as long: a fifth of the time at most is spent verifying."""
+"""Pause after a slice, in multiples of its duration: verification takes at most a fifth of the time."""
 SHARE_BEHIND = 1
-"""The same while some partition was not verified for longer than `BEHIND` intervals: more arrives than a fifth can look at."""
+"""The same while a partition has not been verified for `BEHIND` intervals, because a fifth of the time is not enough."""
 BEHIND = 1.5
 LATE = 0.9
-"""Several loaders share the work: a partition that was verified more lately than this share of the interval is left alone."""
+"""Several loaders share the work: a partition verified less than this share of the interval ago is skipped."""
 
 
 class _Stopping(Exception):
-    """The loader ends."""
+    """The thread is being stopped."""
 
 
 class VerificationThread:
-    """Looks each minute which partitions are due, and which views fail. `store` is its own: queries may take long."""
+    """Verifies due partitions and checks views, each minute. Needs a `store` of its own: queries take long."""
 
     def __init__(
         self,
@@ -55,12 +56,12 @@ class VerificationThread:
         self._thread = threading.Thread(target=self._run, name="verify", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._metrics.set("headwater_verification_interval_seconds", self._settings.verify_interval_s)
         self._thread.start()
 
     def stop(self, patience_s: float = 5.0) -> None:
-        """End after the query in hand."""
+        """Stop after the current query; wait up to `patience_s` seconds."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(patience_s)
@@ -68,18 +69,18 @@ class VerificationThread:
             self._verifier.close()
 
     def _run(self) -> None:
-        look_s = min(LOOK_S, self._settings.verify_interval_s or LOOK_S)
-        while not self._stop.wait(look_s):
-            for turn in (self.check_views, self.verify_due):
+        interval_s = min(CHECK_S, self._settings.verify_interval_s or CHECK_S)
+        while not self._stop.wait(interval_s):
+            for check in (self.check_views, self.verify_due):
                 try:
-                    turn()
+                    check()
                 except _Stopping:
                     return
-                except Exception as error:  # the proof is not worth the loader: it is tried again in a minute
+                except Exception as error:  # must not end the loader; the next round tries again
                     get_logger().warning("verification waits", error=f"{type(error).__name__}: {error}"[:500])
 
     def check_views(self) -> None:
-        """See which views of users fail. Retryable."""
+        """Check users' views; log and count those that fail. Retryable."""
         failures = self._views.check(int(self._clock() * 1000))
         for view in self._failing.keys() - failures.keys():
             self._metrics.set("headwater_view_failing", 0, view=view)
@@ -92,15 +93,15 @@ class VerificationThread:
         self._failing = failures
 
     def verify_due(self) -> None:
-        """Verify the partitions that are due, and report what is known of all of them. Retryable, ConfigError."""
+        """Verify the partitions that are due, and set the metrics of all of them. Retryable, ConfigError."""
         if not self._settings.verify_interval_s:
             return
         if self._verifier is None:
-            self._verifier = Verifier(self._settings, self._store, self._registry, SliceDone(self._after_slice))
+            self._verifier = Verifier(self._settings, self._store, self._registry, self._after_slice)
         try:
-            positions = self._verifier.positions()
-            self._report(one.source for one in positions)
-            # In no order, and asked for anew each time: another loader may be at the same work.
+            positions = self._verifier.prepare()
+            self._report(position.source for position in positions)
+            # In random order, and each looked up before its turn: another loader may do the same work.
             random.shuffle(positions)
             for position in positions:
                 if self._stop.is_set():
@@ -109,7 +110,7 @@ class VerificationThread:
                     result = self._verifier.incremental(position, HOURLY)
                     if not result.exact:
                         get_logger().error("rows are not as Kafka's records", result=result.text)
-            self._report(one.source for one in positions)
+            self._report(position.source for position in positions)
         except Exception:
             self._verifier.close()
             self._verifier = None
@@ -119,7 +120,7 @@ class VerificationThread:
         return self._verified().get(source, 0.0) < self._clock() - LATE * self._settings.verify_interval_s
 
     def _verified(self) -> dict[TopicPartition, float]:
-        """Partition -> when it was last verified by a run of this kind, seconds UTC."""
+        """Partition -> its last hourly verification, seconds UTC."""
         query = (
             "SELECT topic, partition, topic_id, toUnixTimestamp64Milli(max(verified_at)) "  # noqa: S608 - ours
             f"FROM {ddl.quoted(self._store.database)}.verifications WHERE kind = '{HOURLY}' GROUP BY ALL"
@@ -128,9 +129,9 @@ class VerificationThread:
         return {TopicPartition(str(topic), int(number), str(topic_id)): ms / 1000 for topic, number, topic_id, ms in rows}
 
     def _report(self, sources: Iterable[TopicPartition]) -> None:
-        """What stands in the warehouse, whichever loader found it out."""
+        """Set metrics from the results in the warehouse, whichever loader wrote them."""
         verified = self._verified()
-        self._verified_at = max(self._verified_at, min((verified.get(one, 0.0) for one in sources), default=0.0))
+        self._verified_at = max(self._verified_at, min((verified.get(source, 0.0) for source in sources), default=0.0))
         self._metrics.set("headwater_verification_timestamp_seconds", self._verified_at)
         counts = ", ".join(f"sum({kind})" for kind in FAULTS)
         query = f"SELECT topic, {counts} FROM {ddl.quoted(self._store.database)}.verification_faults GROUP BY topic"  # noqa: S608 - ours

@@ -1,33 +1,33 @@
-"""Which ranges of offsets a verification compares, and how results of neighbours are put together. Pure."""
+"""Splits a verification into ranges of offsets, and merges the results of neighbours. Pure."""
 
 from collections.abc import Iterable, Iterator
 
 from consumers.warehouse.verification.results import OffsetRange, Verification
 
 MAX_MERGED = 1_000_000
-"""Offsets of one result: so much is compared again while one of its rows is wrong."""
+"""Most offsets of one result: all of them are compared again while one row is wrong."""
 
 
-def segments(wanted: OffsetRange, faults: Iterable[OffsetRange], committed: int) -> list[tuple[OffsetRange, bool]]:
-    """(range, whether it was wrong) in order: every range that was wrong, whole, and what is wanted between them.
+def segments(requested: OffsetRange, faults: Iterable[OffsetRange], committed: int) -> list[tuple[OffsetRange, bool]]:
+    """(range, whether it was wrong) in order: every range that was wrong, and the requested offsets between them.
 
-    Ranges that reach beyond the committed offset wait for the loader: it reads them again.
+    Ranges beyond the committed offset are left out until the loader has read them again.
     """
-    cut, at = [], wanted.first
+    cut, at = [], requested.first
     for fault in sorted(faults):
         if fault.end > committed:
             continue
-        if at < min(fault.first, wanted.end):
-            cut.append((OffsetRange(at, min(fault.first, wanted.end)), False))
+        if at < min(fault.first, requested.end):
+            cut.append((OffsetRange(at, min(fault.first, requested.end)), False))
         cut.append((fault, True))
         at = max(at, fault.end)
-    if at < wanted.end:
-        cut.append((OffsetRange(at, wanted.end), False))
+    if at < requested.end:
+        cut.append((OffsetRange(at, requested.end), False))
     return cut
 
 
 def merged(results: Iterable[Verification]) -> Iterator[Verification]:
-    """Neighbours that are all in order, or all wrong, as one result of at most `MAX_MERGED` offsets."""
+    """Merge neighbouring results that are all exact or all wrong, up to `MAX_MERGED` offsets."""
     pending: Verification | None = None
     for result in results:
         if pending is None:
@@ -46,7 +46,7 @@ def merged(results: Iterable[Verification]) -> Iterator[Verification]:
 
 
 def total(results: Iterable[Verification]) -> Verification | None:
-    """All results of one partition as one; None for none."""
+    """Combine all results of one partition; None without any."""
     whole: Verification | None = None
     for result in results:
         whole = result if whole is None else whole + result

@@ -1,4 +1,4 @@
-"""What is known of each table: its rows, how far its loader is, what it waits for, and what the last verification said."""
+"""State of each table: rows, size, the loader's progress, what it waits for, and the last verification."""
 
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from infra.settings import Settings
 
 @dataclass(frozen=True)
 class PartitionStatus:
-    """One partition. Offsets are -1 where there is none yet, times milliseconds UTC."""
+    """State of one partition. Missing offsets are -1; times are milliseconds UTC."""
 
     partition: int
     committed: int
@@ -29,7 +29,7 @@ class PartitionStatus:
 
 @dataclass(frozen=True)
 class TableState:
-    """One table and the topic that it is loaded from."""
+    """State of one table and its topic."""
 
     table: str
     topic: str
@@ -37,59 +37,59 @@ class TableState:
     parts: int
     bytes_on_disk: int
     newest_ms: int | None
-    """When its newest row was loaded."""
+    """When its newest row was loaded, milliseconds UTC."""
     partitions: tuple[PartitionStatus, ...]
 
     @property
     def lag(self) -> int:
         """Records and markers that are not loaded yet."""
-        return sum(one.lag for one in self.partitions)
+        return sum(partition.lag for partition in self.partitions)
 
     @property
     def newest(self) -> str:
-        """When the newest row was loaded, for people."""
+        """When the newest row was loaded, as text."""
         return (
             "-" if self.newest_ms is None else datetime.fromtimestamp(self.newest_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
         )
 
     @property
     def committed_offsets(self) -> int:
-        """Offsets up to the loader's, all partitions."""
-        return sum(max(0, one.committed) for one in self.partitions)
+        """Sum of the committed offsets of all partitions."""
+        return sum(max(0, partition.committed) for partition in self.partitions)
 
     @property
     def verified_offsets(self) -> int:
-        """Offsets up to the verified ones, all partitions."""
-        return sum(max(0, one.verified_to) for one in self.partitions)
+        """Sum of the verified offsets of all partitions."""
+        return sum(max(0, partition.verified_to) for partition in self.partitions)
 
     @property
     def waiting(self) -> list[str]:
-        """What its partitions wait for."""
-        return sorted({one.waiting for one in self.partitions if one.waiting})
+        """Reasons for which its partitions wait."""
+        return sorted({partition.waiting for partition in self.partitions if partition.waiting})
 
     @property
     def result(self) -> str:
-        """What the last verification said, for people."""
-        wrong = {kind: sum(one.faults.get(kind, 0) for one in self.partitions) for kind in FAULTS}
+        """Result of the last verification, as text."""
+        wrong = {kind: sum(partition.faults.get(kind, 0) for partition in self.partitions) for kind in FAULTS}
         if any(wrong.values()):
             return ", ".join(f"{n:,} {kind}" for kind, n in wrong.items() if n)
-        times = [one.verified_ms for one in self.partitions if one.verified_ms is not None]
+        times = [partition.verified_ms for partition in self.partitions if partition.verified_ms is not None]
         if not times:
             return "never verified"
         return f"ok, {datetime.fromtimestamp(min(times) / 1000, UTC):%Y-%m-%d %H:%M}"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain values, with the computed ones."""
         return {**asdict(self), "lag": self.lag, "waiting": self.waiting, "result": self.result}
 
 
 def table_states(settings: Settings, store: Store) -> list[TableState]:
-    """Every table whose topic there is. Retryable, ConfigError."""
+    """State of every table. Retryable, ConfigError."""
     records = KafkaRecords(settings)
     try:
         positions = records.committed()
-        ends = {one.source: records.high(one.source) for one in positions}
-        lows = {one.source: records.low(one.source) for one in positions}
+        ends = {position.source: records.high(position.source) for position in positions}
+        lows = {position.source: records.low(position.source) for position in positions}
     finally:
         records.close()
     verified = _verified(store)
@@ -115,7 +115,7 @@ def _table(
     store: Store, table: Table, sizes: dict[str, tuple[int, int]], partitions: tuple[PartitionStatus, ...]
 ) -> TableState:
     name = f"{ddl.quoted(store.database)}.{ddl.quoted(table.name)}"
-    # The newest block is in the part that ends with it: the others need not be read.
+    # Only the part with the newest block is read.
     part = (
         "SELECT name FROM system.parts "  # noqa: S608 - ours
         f"WHERE database = '{store.database}' AND table = '{table.name}' AND active ORDER BY max_block_number DESC LIMIT 1"

@@ -1,7 +1,7 @@
-"""Materialised views of users on our tables: which of them fail.
+"""Finds users' materialised views that fail.
 
-An insert of the loader ignores what fails in a view, so the view misses rows and says nothing. Here a view's SELECT runs over
-the newest rows, into nothing, with the types of its target: what fails there fails in inserts.
+The loader's inserts ignore errors of views, so a failing view misses rows silently. A check runs the view's SELECT over the
+newest rows, with the types of its target, and discards the result: what fails here fails in inserts.
 """
 
 import re
@@ -19,33 +19,33 @@ from infra.errors import Retryable
 
 WINDOW_MS = 60_000
 OVERLAP_MS = 5_000
-"""Rows are seen a moment after the time that they carry."""
+"""Rows become visible a moment after their `_loaded_at`."""
 CHECK_S = 20
-"""A view that takes longer over a minute's rows is not checked to its end."""
+"""Timeout of one check, seconds; a slower view counts as not checked."""
 _NAME = re.compile(r"\(([A-Z][A-Z0-9_]{3,60})\)")
 _TARGET = re.compile(r" TO (`(?:[^`\\]|\\.)+`|[\w]+)\.(`(?:[^`\\]|\\.)+`|[\w]+)[\s(]")
 
 
 class UserView(NamedTuple):
-    """A materialised view that rows of one of our tables go into."""
+    """A materialised view that reads one of the loader's tables."""
 
     database: str
     name: str
     table: str
-    """Our table."""
+    """The loader's table."""
     select: str
     target: tuple[str, str]
-    """Database and name of the table that it fills; names are empty where that cannot be told."""
+    """Database and name of the table that it fills."""
 
     @property
     def label(self) -> str:
-        """As it is shown."""
+        """Name in messages and metrics."""
         return f"{self.database}.{self.name}"
 
 
 @dataclass
 class ViewChecks:
-    """Remembers which rows a failing view is tried with: the same ones, until it takes them."""
+    """Checks views, and repeats the check of a failing view with the same rows until it succeeds."""
 
     store: Store
     _checked_to: dict[str, int] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class ViewChecks:
     _failures: dict[str, str] = field(default_factory=dict)
 
     def check(self, now_ms: int) -> dict[str, str]:
-        """View -> why it fails; empty text where it does not. Retryable where ClickHouse is away."""
+        """View -> why it fails, empty where it does not. Retryable while ClickHouse is away."""
         views = user_views(self.store)
         for label in self._failing_from.keys() - {view.label for view in views}:
             del self._failing_from[label]
@@ -63,7 +63,7 @@ class ViewChecks:
             failing = view.label in self._failing_from
             until = first + WINDOW_MS + OVERLAP_MS if failing else now_ms
             failure = self._failure(view, first - OVERLAP_MS, until)
-            if failure is None:  # ClickHouse was too busy to tell
+            if failure is None:  # ClickHouse was too busy to answer
                 outcome[view.label] = self._failures.get(view.label, "")
                 continue
             outcome[view.label] = self._failures[view.label] = failure
@@ -100,7 +100,7 @@ class ViewChecks:
         return ""
 
     def _output(self, view: UserView, columns: Mapping[str, str]) -> list[str]:
-        """Columns of the SELECT that the target has too: a view fills by name, and leaves the rest to defaults."""
+        """Columns of the SELECT that the target has too: a view fills columns by name, the others get their defaults."""
         described = self.store.rows(f"DESCRIBE ({view.select})")
         return [str(row[0]) for row in described if row[0] in columns]
 
@@ -138,7 +138,7 @@ def _target_columns(store: Store, view: UserView) -> dict[str, str]:
 
 
 def _parts_since(store: Store, table: str, first_ms: int) -> list[str]:
-    """Parts that were written since then: those hold the newest rows, so that the others need not be read."""
+    """Parts that were written since `first_ms`: only they can hold newer rows."""
     query = (
         "SELECT name FROM system.parts "  # noqa: S608 - ours
         f"WHERE database = {_text(store.database)} AND table = {_text(table)} AND active "
@@ -148,7 +148,7 @@ def _parts_since(store: Store, table: str, first_ms: int) -> list[str]:
 
 
 def _label(error: Retryable) -> str:
-    """An error's name: its text may quote values of rows."""
+    """Code and name of an error, without its text, which may quote values of rows."""
     cause = error.__cause__
     code = getattr(cause, "code", None) if isinstance(cause, DatabaseError) else None
     name = next(iter(_NAME.findall(str(cause))[-1:]), "")
@@ -156,5 +156,5 @@ def _label(error: Retryable) -> str:
 
 
 def _text(value: str) -> str:
-    """A text in SQL."""
+    """A string literal in SQL."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

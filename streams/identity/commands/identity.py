@@ -314,11 +314,11 @@ def _rewritten(dry_run: bool) -> str:
 
 def _restamp(settings: Settings, journals: Mapping[str, SplitJournal]) -> int | None:
     """Rewrite past rows in ClickHouse; return how many, None where ClickHouse is unavailable."""
-    from consumers.warehouse.history.restamping import restamp, together
+    from consumers.warehouse.history.restamping import group_by_component, restamp
     from consumers.warehouse.store import Store
 
     warehouse = Store(settings)
-    shared = together(journals)
+    shared = group_by_component(journals)
     try:
         return sum(restamp(warehouse, shared[node], journal) for node, journal in journals.items())
     except Retryable:

@@ -1,1 +1,1 @@
-"""Privacy requests: read beside a stage or a consumer, done in part by each, acknowledged."""
+"""Privacy requests: each room reads them, handles its own data and acknowledges them."""

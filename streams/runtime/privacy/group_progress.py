@@ -1,4 +1,4 @@
-"""Whether a consumer group has been through all that lay in its topics at a moment."""
+"""Tells how far a consumer group is from the ends that its topics had at a moment."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ ASK_S = 30.0
 
 
 class GroupProgress:
-    """The ends of some topics as they are when this is made, open transactions included. Retryable while Kafka is away."""
+    """Keeps the ends of topics as they are now, open transactions included. Retryable while Kafka is away."""
 
     def __init__(self, settings: Settings, group: str, topics: Iterable[str]) -> None:
         self._settings = settings
@@ -25,13 +25,13 @@ class GroupProgress:
         finally:
             consumer.close()
 
-    def left(self) -> int:
-        """How many offsets the group has not committed yet. Retryable."""
+    def remaining(self) -> int:
+        """Number of offsets up to those ends that the group has not committed. Retryable."""
         consumer = reader(self._settings, self._group)
         try:
-            asked = [ck.TopicPartition(*place) for place in self._ends]
-            found = consumer.committed(asked, timeout=ASK_S) if asked else []
-            return sum(max(0, self._ends[one.topic, one.partition] - max(0, one.offset)) for one in found)
+            partitions = [ck.TopicPartition(*place) for place in self._ends]
+            committed = consumer.committed(partitions, timeout=ASK_S) if partitions else []
+            return sum(max(0, self._ends[offset.topic, offset.partition] - max(0, offset.offset)) for offset in committed)
         except ck.KafkaException as error:
             raise Retryable(f"no offsets of {self._group}: {error.args[0].name()}") from error
         finally:

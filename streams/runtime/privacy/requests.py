@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from streams.runtime.privacy.request_consumer import ACKS, REQUESTS, ROOMS
 
 MOST_REQUESTS = 100_000
-"""Kept at once; past it the oldest answered ones are forgotten first, then the oldest."""
+"""Above this, answered requests are forgotten first, then the oldest."""
 
 
 class PendingRequest(NamedTuple):
@@ -20,35 +20,35 @@ class PendingRequest(NamedTuple):
     missing: tuple[str, ...]
 
     def overdue(self, now_ms: int) -> bool:
-        """Whether its time is up."""
+        """Whether the deadline has passed; `now_ms` in milliseconds UTC."""
         return now_ms > self.deadline_ts
 
 
 class RequestLog:
-    """What the two topics say, in any order."""
+    """Requests and their acks, added in any order."""
 
     def __init__(self) -> None:
-        self._asked: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+        self._requests: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._answers: OrderedDict[str, set[str]] = OrderedDict()
 
-    def take(self, topic: str, record: Mapping[str, Any]) -> None:
-        """One decoded record of either topic."""
+    def add(self, topic: str, record: Mapping[str, Any]) -> None:
+        """Add a decoded record of `privacy.requests` or `privacy.acks`."""
         request_id = record["request_id"]
         if topic == REQUESTS:
-            self._asked.setdefault(request_id, record)
+            self._requests.setdefault(request_id, record)
         elif topic == ACKS:
             self._answers.setdefault(request_id, set()).add(record["room"])
-        for kept in (self._asked, self._answers):
-            if len(kept) > 2 * MOST_REQUESTS:
+        for store in (self._requests, self._answers):
+            if len(store) > 2 * MOST_REQUESTS:
                 self._forget()
 
     def _forget(self) -> None:
-        answered = [one for one in self._asked if not self._missing(one)]
-        for one in answered:
-            del self._asked[one]
-            self._answers.pop(one, None)
-        while len(self._asked) > MOST_REQUESTS:
-            self._asked.popitem(last=False)
+        answered = [request_id for request_id in self._requests if not self._missing(request_id)]
+        for request_id in answered:
+            del self._requests[request_id]
+            self._answers.pop(request_id, None)
+        while len(self._requests) > MOST_REQUESTS:
+            self._requests.popitem(last=False)
         while len(self._answers) > MOST_REQUESTS:
             self._answers.popitem(last=False)
 
@@ -56,18 +56,18 @@ class RequestLog:
         return tuple(room for room in ROOMS if room not in self._answers.get(request_id, ()))
 
     def pending(self) -> list[PendingRequest]:
-        """Oldest first."""
-        found = [
-            PendingRequest(one["request_id"], one["kind"], one["requested_ts"], one["deadline_ts"], missing)
-            for one in self._asked.values()
-            if (missing := self._missing(one["request_id"]))
+        """Requests that wait for answers, oldest first."""
+        requests = [
+            PendingRequest(request["request_id"], request["kind"], request["requested_ts"], request["deadline_ts"], missing)
+            for request in self._requests.values()
+            if (missing := self._missing(request["request_id"]))
         ]
-        return sorted(found, key=lambda one: one.requested_ts)
+        return sorted(requests, key=lambda request: request.requested_ts)
 
     @property
     def answered(self) -> int:
-        """How many have been answered by every room."""
-        return sum(not self._missing(one) for one in self._asked)
+        """Number of requests that every room has answered."""
+        return sum(not self._missing(request_id) for request_id in self._requests)
 
 
 __all__ = ["MOST_REQUESTS", "PendingRequest", "RequestLog"]

@@ -1,4 +1,4 @@
-"""An erasure that is cut short anywhere is completed by the next run: on a real Kafka, Redis and ClickHouse."""
+"""An interrupted erasure is completed by the next run: on a real Kafka, Redis and ClickHouse."""
 
 import json
 import time
@@ -11,11 +11,12 @@ import pytest
 import redis
 from typer.testing import CliRunner, Result
 
-from consumers.privacy import erasure as desk
-from consumers.privacy.app import app, open_erasure
-from consumers.privacy.audit import ChainHead, broken
+from consumers.privacy import erasure as erasure_module
+from consumers.privacy.app import app
+from consumers.privacy.audit import ChainHead, find_breaks
 from consumers.privacy.context import PrivacyContext
-from consumers.privacy.erasure import Erasure, ErasurePending, opened, proofs, who
+from consumers.privacy.erasure import Erasure, ErasurePending, erasure_members, open_erasures, read_proofs
+from consumers.privacy.session import find_open_erasure
 from consumers.privacy.topics import ACKS, LINKS, MERGES, REQUESTS, STATE, TransactionalWriter
 from consumers.warehouse import erasing as rows
 from consumers.warehouse.schema.migrating import migrate
@@ -35,12 +36,12 @@ from streams.identity.nodes import NodeKeys, alias, versions
 from streams.identity.refusals.refusals import Refusal, RememberedRefusal, Scope
 from streams.identity.repair import erasing as graph
 from streams.identity.repair.log import compare_with_log, read_log, rebuild
-from streams.runtime.privacy.request_consumer import ROOMS, ack
+from streams.runtime.privacy.request_consumer import ROOMS, ack_record
 
 T = int(time.time() * 1000) - 60_000
 STRANGER = "0" + "b" * 32
 EFFECTS = 12
-"""More than a run has: the last runs are not cut short."""
+"""More effects than a run has: the last runs are not interrupted."""
 
 
 class Crash(Exception):
@@ -48,7 +49,7 @@ class Crash(Exception):
 
 
 class Person(NamedTuple):
-    """A user, her cookie and device, and a kiosk that she shares with somebody."""
+    """A user, a cookie and a device of one person, and a kiosk shared with another."""
 
     user: str
     device: str
@@ -57,41 +58,41 @@ class Person(NamedTuple):
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Hers."""
+        """The person's own nodes."""
         return (self.user, self.device, self.cookie)
 
 
 def person(n: int) -> Person:
-    """The nth."""
+    """The nth person."""
     return Person(*(f"{tier}{n:02x}{kind}{tier}{'a' * 28}" for tier, kind in ((0, 0), (1, 0), (2, 0), (1, 1))))
 
 
 @pytest.fixture(scope="module")
 def settings(kafka: str, redis_url: str, clickhouse_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A house without workers; rooms answer when they are asked to."""
+    """An installation without workers; rooms answer when they are asked to."""
     folder = tmp_path_factory.mktemp("privacy")
     secret = "for tests only, forty characters long..."
-    made = Settings(kafka=kafka, redis=redis_url, clickhouse=clickhouse_url, state_dir=folder, secret=secret, partitions=2)
-    apply(made)
-    migrate(made)
-    return made
+    fresh = Settings(kafka=kafka, redis=redis_url, clickhouse=clickhouse_url, state_dir=folder, secret=secret, partitions=2)
+    apply(fresh)
+    migrate(fresh)
+    return fresh
 
 
 @pytest.fixture
-def office(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivacyContext]:
-    """What the desk reaches. No identity worker has anything in hand."""
-    monkeypatch.setattr(desk, "GRACE_S", 0.0)
+def context(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivacyContext]:
+    """The stores, without identity workers to wait for."""
+    monkeypatch.setattr(erasure_module, "GRACE_S", 0.0)
     with redis.Redis.from_url(settings.redis) as client:
         connect = partial(redis.Redis.from_url, settings.redis)
         store, states = RedisGraphStore(lambda: client), RedisStateStore(connect, lambda _p, _s: iter(()), 1_000)
-        made = PrivacyContext(settings, store, states, Store(settings), alias(settings.master))
-        yield made
-        made.warehouse.close()
+        context = PrivacyContext(settings, store, states, Store(settings), alias(settings.master))
+        yield context
+        context.warehouse.close()
 
 
-def live(office: PrivacyContext, she: Person) -> None:
-    """Everything that the house would hold of her."""
-    registry, kafka = Registry(office.settings.contracts), producer(office.settings)
+def live(context: PrivacyContext, she: Person) -> None:
+    """Write everything that an installation would hold of a person."""
+    registry, kafka = Registry(context.settings.contracts), producer(context.settings)
 
     def say(topic: str, key: str, record: dict[str, Any], partition: int = -1) -> None:
         kafka.produce(topic, encode(registry.latest(topic), record), key.encode(), partition)
@@ -100,14 +101,14 @@ def live(office: PrivacyContext, she: Person) -> None:
         she.device: Slot(she.user, logged=False), she.cookie: Slot(she.user, logged=False),
         she.user: Slot(she.device, logged=False), she.kiosk: Slot(she.user, logged=False),
     }  # fmt: skip
-    office.graph.write([Write(at, None, slot, 0) for at, slot in slots.items()])
-    office.graph.confirm(slots.items())
+    context.graph.write([Write(at, None, slot, 0) for at, slot in slots.items()])
+    context.graph.confirm(slots.items())
     demoted = Slot(she.user, logged=False, epoch=1, state="shared")
-    office.graph.write([Write(she.kiosk, slots[she.kiosk], demoted, 0)])
+    context.graph.write([Write(she.kiosk, slots[she.kiosk], demoted, 0)])
     limit = Limit("cookies_per_device", 12, 30)
-    office.graph.admit([Pair(she.device, she.cookie, limit), Pair(she.kiosk, she.cookie, limit)], 20_000)
+    context.graph.admit([Pair(she.device, she.cookie, limit), Pair(she.kiosk, she.cookie, limit)], 20_000)
     refusal = RememberedRefusal(Refusal(T, T, "e"), signalled=True)
-    office.graph.add_refusals({at: {Scope("s", "opt-in", "marketing"): refusal} for at in (she.cookie, she.device, STRANGER)})
+    context.graph.add_refusals({at: {Scope("s", "opt-in", "marketing"): refusal} for at in (she.cookie, she.device, STRANGER)})
     for at, slot in [*slots.items(), (she.kiosk, demoted)]:
         say(MERGES, log_key(at, slot).decode(), slot_record(at, slot, "e", T))
     for others in ((she.kiosk,), (STRANGER, she.kiosk)):
@@ -119,7 +120,7 @@ def live(office: PrivacyContext, she: Person) -> None:
         "platform": "", "gvl": 0, "policy": "p", "changed_ts": T,
     }  # fmt: skip
     say(STATE, f"opt-in|s|{she.user}", state, 1)
-    office.states._merged(1, {f"opt-in|s|{she.user}": {"analytics.granted": T}})
+    context.states._merged(1, {f"opt-in|s|{she.user}": {"analytics.granted": T}})
     request = {
         "request_id": she.user[:32], "kind": "withdrawal", "subject": she.user, "nodes": list(she.nodes),
         "profiles": list(she.nodes), "site": "", "purposes": [], "withdrawn_ts": T, "requested_ts": T, "deadline_ts": T,
@@ -127,62 +128,66 @@ def live(office: PrivacyContext, she: Person) -> None:
     say(REQUESTS, she.user[:32], request)
     assert kafka.flush(30) == 0
     for offset, node in enumerate((*she.nodes, she.kiosk), int(she.user[1:3], 16) * 10):
-        visit(office, offset, node, she.device, T)
+        visit(context, offset, node, she.device, T)
 
 
-def visit(office: PrivacyContext, offset: int, node: str, profile: str, at: int) -> None:
-    """A row of an event."""
-    office.warehouse.command(
+def visit(context: PrivacyContext, offset: int, node: str, profile: str, at: int) -> None:
+    """Insert a row of an event."""
+    context.warehouse.command(
         "INSERT INTO headwater.events (_partition, _offset, node, profile_id, collector_ts, identifiers) VALUES "
         f"(0, {offset}, '{node}', '{profile}', fromUnixTimestamp64Milli(toInt64({at})), ['{node}'])"
     )
 
 
-def answering(office: PrivacyContext, node: str) -> Callable[[str], None]:
-    """Rooms that do their part as soon as somebody waits for them."""
+def answering(context: PrivacyContext, node: str) -> Callable[[str], None]:
+    """A reporter that answers for the rooms as soon as the erasure waits for them."""
 
-    def tell(what: str) -> None:
-        if what != "waiting for the rooms":
+    def report(step: str) -> None:
+        if step != "waiting for the rooms":
             return
-        erasure = open_erasure(office, [node])
+        erasure = find_open_erasure(context, [node])
         assert erasure
-        contract, kafka = office.registry.latest(ACKS), producer(office.settings)
-        rows.erase(office.warehouse, erasure["request_id"], rows.person(erasure))
+        contract, kafka = context.registry.latest(ACKS), producer(context.settings)
+        rows.erase_rows(context.warehouse, erasure["request_id"], rows.erased_person(erasure))
         for room in ROOMS:
-            kafka.produce(ACKS, encode(contract, ack(erasure["request_id"], room, "done", time.time())), b"r")
+            kafka.produce(ACKS, encode(contract, ack_record(erasure["request_id"], room, "done", time.time())), b"r")
         assert kafka.flush(30) == 0
 
-    return tell
+    return report
 
 
-def erase(office: PrivacyContext, node: str) -> dict[str, Any]:
-    """What the command does."""
-    going_on, pen, tell = open_erasure(office, [node]), TransactionalWriter(office.settings), answering(office, node)
+def erase(context: PrivacyContext, node: str) -> dict[str, Any]:
+    """Erase as the command does."""
+    going_on, writer, report = (
+        find_open_erasure(context, [node]),
+        TransactionalWriter(context.settings),
+        answering(context, node),
+    )
     if going_on is not None:
-        return Erasure(office, pen, going_on, tell, 20).run()
-    return Erasure.begin(office, pen, graph.find_members(office.graph, node, office.alias), tell, 20).run()
+        return Erasure(context, writer, going_on, report, 20).run()
+    return Erasure.begin(context, writer, graph.find_members(context.graph, node, context.alias), report, 20).run()
 
 
 def point_commands_to(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the commands read from the environment."""
+    """Point the environment of the commands to these services."""
     for name in ("kafka", "redis", "clickhouse", "state_dir"):
         monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(settings, name)))
     monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
-    """End the process after so many effects; what they were."""
-    done: list[str] = []
+    """End the process after so many effects; the list of effects."""
+    effects: list[str] = []
 
     def counted(owner: type, name: str) -> None:
         effect = getattr(owner, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            found = effect(*args, **kwargs)
-            done.append(f"{owner.__name__}.{name}")
-            if len(done) == after:
+            result = effect(*args, **kwargs)
+            effects.append(f"{owner.__name__}.{name}")
+            if len(effects) == after:
                 raise Crash
-            return found
+            return result
 
         monkeypatch.setattr(owner, name, wrapped)
 
@@ -193,104 +198,104 @@ def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
     ):
         for name in names:
             counted(owner, name)
-    return done
+    return effects
 
 
-def test_whatever_cuts_it_short_the_next_run_completes_it(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ended after each single effect: what is left is nothing, the proof is written once and says what there was."""
+def test_an_interrupted_run_is_completed_by_the_next(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after each single effect: nothing is left, and the proof is written once with the counts of the beginning."""
     completed = 0
     for n in range(1, EFFECTS + 1):
         she = person(n)
-        live(office, she)
+        live(context, she)
         with monkeypatch.context() as patched:
-            done = cut(patched, n)
+            effects = cut(patched, n)
             try:
-                erase(office, she.cookie)
+                erase(context, she.cookie)
                 completed += 1
             except Crash:
-                assert len(done) == n
-        if n > len(done):
+                assert len(effects) == n
+        if n > len(effects):
             assert completed
         else:
             # From another of her ids: which one does not matter, though the graph no longer says that they are linked.
-            going_on = open_erasure(office, [she.device])
-            proof = erase(office, she.device) if going_on else proofs(office)[-1]
-            assert_erased(office, she, proof)
+            going_on = find_open_erasure(context, [she.device])
+            proof = erase(context, she.device) if going_on else read_proofs(context)[-1]
+            assert_erased(context, she, proof)
     assert completed
-    chain = proofs(office)
+    chain = read_proofs(context)
     assert len({record["request_id"] for record in chain}) == len(chain) == EFFECTS
-    assert list(broken(chain, ChainHead(chain[-1]["seq"], chain[-1]["hash"]))) == []
-    assert opened(office.settings) == {}
-    assert compare_with_log(read_log(office.settings), office.graph, lambda _n: None).same
-    with redis.Redis.from_url(office.settings.redis) as client:
+    assert list(find_breaks(chain, ChainHead(chain[-1]["seq"], chain[-1]["hash"]))) == []
+    assert open_erasures(context.settings) == {}
+    assert compare_with_log(read_log(context.settings), context.graph, lambda _n: None).same
+    with redis.Redis.from_url(context.settings.redis) as client:
         client.flushall()
-    rebuild(read_log(office.settings), office.graph, lambda _n: None)
+    rebuild(read_log(context.settings), context.graph, lambda _n: None)
     nodes = [node for n in range(1, EFFECTS + 1) for node in person(n).nodes]
-    assert {slot.state for slot in office.graph.read(nodes) if slot} == {"erased"}, "a rebuild brings nobody back"
+    assert {slot.state for slot in context.graph.read(nodes) if slot} == {"erased"}, "a rebuild brings nobody back"
 
 
-def assert_erased(office: PrivacyContext, she: Person, proof: dict[str, Any]) -> None:
-    """Nothing is left; the kiosk is there, and under nobody; the others' link and rows stand."""
+def assert_erased(context: PrivacyContext, she: Person, proof: dict[str, Any]) -> None:
+    """Nothing is left of the person; the kiosk stays without a link; links and rows of others stay."""
     members = graph.Members(she.nodes, (*she.nodes, she.kiosk), (she.kiosk,))
-    left = office.left(members, proof["erased_ts"], office.search(members, proof["erased_ts"]))
-    assert set(left.values()) == {0}, left
-    slots = dict(zip((*she.nodes, she.kiosk), office.graph.read([*she.nodes, she.kiosk]), strict=True))
+    remaining = context.count_remaining(members, proof["erased_ts"], context.search(members, proof["erased_ts"]))
+    assert set(remaining.values()) == {0}, remaining
+    slots = dict(zip((*she.nodes, she.kiosk), context.graph.read([*she.nodes, she.kiosk]), strict=True))
     assert {slots[node] for node in she.nodes} == {Slot(node, True, 1, "erased", proof["erased_ts"]) for node in she.nodes}
     assert slots[she.kiosk] == Slot(she.kiosk, logged=True, epoch=2, state="shared")
     counts = {place: n for place, n in proof["counts"].items() if n}
-    assert [len(memories) for memories in office.graph.refusals([*she.nodes, STRANGER])] == [0, 0, 0, 1]
+    assert [len(memories) for memories in context.graph.refusals([*she.nodes, STRANGER])] == [0, 0, 0, 1]
     assert counts == {
         "redis.slots": 4, "redis.sets": 5, "redis.consent": 1, MERGES: 5, LINKS: 2, STATE: 1, REQUESTS: 1,
         "clickhouse.events": 3,
     }  # fmt: skip
-    stays = office.warehouse.rows(f"SELECT count() FROM headwater.events WHERE node = '{she.kiosk}'")
+    stays = context.warehouse.rows(f"SELECT count() FROM headwater.events WHERE node = '{she.kiosk}'")
     assert stays == [(1,)]
 
 
-def test_a_room_that_does_not_answer_leaves_it_open(office: PrivacyContext) -> None:
-    """The command says who did not answer; the request stays, and is completed once they do."""
+def test_a_room_that_does_not_answer_leaves_it_open(context: PrivacyContext) -> None:
+    """The command names the rooms that did not answer; the request stays open and is completed once they do."""
     she = person(200)
-    live(office, she)
-    members = graph.find_members(office.graph, she.user, office.alias)
+    live(context, she)
+    members = graph.find_members(context.graph, she.user, context.alias)
     assert (members.nodes, members.shared) == (tuple(sorted(she.nodes)), (she.kiosk,))
     with pytest.raises(ErasurePending, match="warehouse, bandit, decisions did not answer"):
-        Erasure.begin(office, TransactionalWriter(office.settings), members, lambda _what: None, 0.1).run()
-    going_on = open_erasure(office, [she.user])
+        Erasure.begin(context, TransactionalWriter(context.settings), members, lambda _what: None, 0.1).run()
+    going_on = find_open_erasure(context, [she.user])
     assert going_on
-    assert who(going_on) == members
-    assert erase(office, she.user)["request_id"] == going_on["request_id"]
-    assert open_erasure(office, [she.user]) is None
+    assert erasure_members(going_on) == members
+    assert erase(context, she.user)["request_id"] == going_on["request_id"]
+    assert find_open_erasure(context, [she.user]) is None
 
 
-def test_who_comes_back_can_be_erased_again(office: PrivacyContext) -> None:
-    """What she left since the first time is stamped with an alias, and goes with the second one."""
+def test_who_comes_back_can_be_erased_again(context: PrivacyContext) -> None:
+    """Events since the first erasure carry an alias, and the second erasure removes them."""
     she = person(201)
-    live(office, she)
-    erase(office, she.cookie)
-    stamped = office.alias(she.cookie, 1)
-    visit(office, 9_000, she.cookie, stamped, int(time.time() * 1000))
-    members = graph.find_members(office.graph, she.cookie, office.alias)
+    live(context, she)
+    erase(context, she.cookie)
+    stamped = context.alias(she.cookie, 1)
+    visit(context, 9_000, she.cookie, stamped, int(time.time() * 1000))
+    members = graph.find_members(context.graph, she.cookie, context.alias)
     assert stamped in members.profiles
-    assert erase(office, she.cookie)["counts"]["clickhouse.events"] == 1
-    (slot,) = office.graph.read([she.cookie])
+    assert erase(context, she.cookie)["counts"]["clickhouse.events"] == 1
+    (slot,) = context.graph.read([she.cookie])
     assert slot is not None
     assert (slot.epoch, slot.state) == (2, "erased")
 
 
-def test_a_shared_id_is_nobodys(office: PrivacyContext) -> None:
-    """It is not erased, and the message names nobody."""
+def test_a_shared_id_is_not_erased(context: PrivacyContext) -> None:
+    """A shared id is not erased, and the message names nobody."""
     she = person(202)
-    live(office, she)
+    live(context, she)
     with pytest.raises(graph.NotErasable, match="several persons") as refused:
-        graph.find_members(office.graph, she.kiosk, office.alias)
+        graph.find_members(context.graph, she.kiosk, context.alias)
     assert she.kiosk not in str(refused.value)
 
 
-def test_the_commands(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody is erased unasked; a copy is its owner's and never written over; `verify` exits 1 while something is there."""
+def test_the_commands(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Erasing asks first; a copy is private and never overwritten; `verify` exits 1 while something is left."""
     she = person(203)
-    live(office, she)
-    point_commands_to(office.settings, monkeypatch)
+    live(context, she)
+    point_commands_to(context.settings, monkeypatch)
 
     def run(*words: str) -> Result:
         return CliRunner().invoke(app, words)
@@ -301,30 +306,30 @@ def test_the_commands(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch, t
     copy = tmp_path / "copy.json"
     assert run("export", she.cookie, "--output", str(copy)).exit_code == 0
     assert copy.stat().st_mode & 0o777 == 0o600
-    told = json.loads(copy.read_text())
-    assert [len(told[name]) for name in ("slots", "merges", "links", "consent_states", "requests")] == [3, 5, 2, 1, 1]
-    assert {row["node"] for row in told["tables"]["events"]} == set(she.nodes)
+    copied = json.loads(copy.read_text())
+    assert [len(copied[name]) for name in ("slots", "merges", "links", "consent_states", "requests")] == [3, 5, 2, 1, 1]
+    assert {row["node"] for row in copied["tables"]["events"]} == set(she.nodes)
     assert "File exists" in str(run("export", she.cookie, "--output", str(copy)).exception)
     assert run("verify", she.cookie).exit_code == 1
     assert "no such request" in str(run("verify", "ab" * 16).exception)
 
 
-def test_a_slip_of_the_pen_is_told(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an id that nobody came with nothing is held: each command says so, and does not of one that somebody came with."""
+def test_a_misspelt_id_is_reported(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command reports an id of which nothing is held, and only such an id."""
     she, other = person(204), person(205)
-    live(office, she)
-    point_commands_to(office.settings, monkeypatch)
+    live(context, she)
+    point_commands_to(context.settings, monkeypatch)
     for words in (("erase", "--dry-run"), ("erase", "--dry-run", "--json"), ("export",)):
-        told = [CliRunner().invoke(app, (words[0], node, *words[1:])) for node in (she.cookie, other.cookie)]
-        assert [result.exit_code for result in told] == [0, 0]
-        assert ["spelt otherwise" in result.stderr for result in told] == [False, True]
+        results = [CliRunner().invoke(app, (words[0], node, *words[1:])) for node in (she.cookie, other.cookie)]
+        assert [result.exit_code for result in results] == [0, 0]
+        assert ["spelt otherwise" in result.stderr for result in results] == [False, True]
 
 
-def test_who_was_never_met_has_nothing_left(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """She needs no slot that says she is erased; who was erased does, and it is missed where Redis has lost it."""
+def test_who_was_never_met_has_nothing_left(context: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown id needs no erased slot; an erased one does, and it is reported where Redis has lost it."""
     she, other = person(206), person(207)
-    live(office, she)
-    point_commands_to(office.settings, monkeypatch)
+    live(context, she)
+    point_commands_to(context.settings, monkeypatch)
 
     def left(node: str) -> tuple[dict[str, int], bool]:
         result = CliRunner().invoke(app, ("verify", node, "--json"))
@@ -332,24 +337,24 @@ def test_who_was_never_met_has_nothing_left(office: PrivacyContext, monkeypatch:
         return {place: n for place, n in counts.items() if n}, "spelt otherwise" in result.stderr
 
     assert left(other.cookie) == ({}, True)
-    held, unknown = left(she.cookie)
-    assert (held["redis.slots"], unknown) == (4, False)  # three of hers, and the kiosk that hangs under one
-    erase(office, she.cookie)
+    counts, unknown = left(she.cookie)
+    assert (counts["redis.slots"], unknown) == (4, False)  # three of hers, and the kiosk that hangs under one
+    erase(context, she.cookie)
     assert left(she.cookie) == ({}, False)
-    with redis.Redis.from_url(office.settings.redis) as client:
+    with redis.Redis.from_url(context.settings.redis) as client:
         client.flushall()
     assert left(she.cookie) == ({"redis.slots": 1}, False)
 
 
 def test_who_names_an_identifier_means_its_nodes_under_all_versions(
-    office: PrivacyContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    context: PrivacyContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys were rotated while nobody was looking: what is held under either version is exported, erased and looked for."""
+    """After a rotation of the keys, data under either version is exported, erased and searched."""
     keys = NodeKeys.derive(settings.master, 2)
     names = {kind: versions(keys, kind, f"rotated-{kind}") for kind in ("user", "device", "cookie")}
     both = [Person(names["user"][at], names["device"][at], names["cookie"][at], f"1f{at}{'a' * 30}") for at in (0, 1)]
     for she in both:
-        live(office, she)
+        live(context, she)
     point_commands_to(settings, monkeypatch)
     monkeypatch.setenv("HEADWATER_NODE_KEY_VERSION", "2")
 
@@ -358,29 +363,29 @@ def test_who_names_an_identifier_means_its_nodes_under_all_versions(
 
     hers = {node for she in both for node in she.nodes}
     called = keys.later_nodes(hers)
-    told = run("export", "user=rotated-user")
-    assert {row["node"] for row in told["tables"]["events"]} == hers
+    exported = run("export", "user=rotated-user")
+    assert {row["node"] for row in exported["tables"]["events"]} == hers
     planned = run("erase", "cookie=rotated-cookie", "--dry-run", "--json")
     assert (set(planned["nodes"]), set(planned["shared"])) == (hers | called, {she.kiosk for she in both})
-    pen, members = (
+    writer, members = (
         TransactionalWriter(settings),
-        graph.find_all_members(office.graph, names["device"], office.alias, keys.later_nodes),
+        graph.find_all_members(context.graph, names["device"], context.alias, keys.later_nodes),
     )
-    Erasure.begin(office, pen, members, answering(office, both[0].user), 20).run()
-    assert {slot and slot.state for slot in office.graph.read(sorted(hers | called))} == {"erased"}
+    Erasure.begin(context, writer, members, answering(context, both[0].user), 20).run()
+    assert {slot and slot.state for slot in context.graph.read(sorted(hers | called))} == {"erased"}
     assert set(run("verify", "user=rotated-user", "--json")["left"].values()) == {0}
     assert "several persons" in str(CliRunner().invoke(app, ["erase", both[0].kiosk, "--dry-run"]).exception)
 
 
 def test_who_was_erased_before_a_rotation_is_gone(
-    office: PrivacyContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    context: PrivacyContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Her name under the newer keys is nobody's: looked for by it, nothing is left."""
+    """The name under newer keys was never linked: searched by it, nothing is left."""
     keys = NodeKeys.derive(settings.master, 2)
     user, device, cookie = (versions(keys, kind, f"before-{kind}")[0] for kind in ("user", "device", "cookie"))
-    live(office, Person(user, device, cookie, "1f9" + "a" * 30))
-    erase(office, user)
+    live(context, Person(user, device, cookie, "1f9" + "a" * 30))
+    erase(context, user)
     point_commands_to(settings, monkeypatch)
     monkeypatch.setenv("HEADWATER_NODE_KEY_VERSION", "2")
-    left = json.loads(CliRunner().invoke(app, ["verify", "user=before-user", "--json"]).stdout)["left"]
-    assert set(left.values()) == {0}, left
+    remaining = json.loads(CliRunner().invoke(app, ["verify", "user=before-user", "--json"]).stdout)["left"]
+    assert set(remaining.values()) == {0}, remaining

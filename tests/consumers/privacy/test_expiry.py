@@ -1,4 +1,4 @@
-"""Ids that were not seen for long are forgotten, whole components, on a real Kafka, Redis and ClickHouse; nobody else's are."""
+"""Components without an active id are forgotten, and no others, on a real Kafka, Redis and ClickHouse."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from consumers.privacy.app import app
 from consumers.privacy.topics import ERASURES, TransactionalWriter, WriterRecord
-from consumers.warehouse.history import inactive as unseen
+from consumers.warehouse.history import inactive
 from consumers.warehouse.history.overrides import project
 from consumers.warehouse.history.squash import squash
 from consumers.warehouse.loader.loop import GROUP
@@ -74,22 +74,22 @@ LEFT: set[Nodes] = {(REGULAR, SEEN), (LATELY, LINKED), (FORMER, STALE)}
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """A broker and a warehouse of its own."""
+    """A broker and a warehouse of the module's own."""
     folder = tmp_path_factory.mktemp("expiry")
     with (
         EmbeddedKafka(folder / "kafka") as kafka,
         EmbeddedClickHouse(folder / "clickhouse") as clickhouse,
         ExitStack() as stack,
     ):
-        made = Plant(kafka.address, clickhouse, folder)
-        stack.callback(made.close)
-        migrate(made.settings)
-        yield made
+        servers = Plant(kafka.address, clickhouse, folder)
+        stack.callback(servers.close)
+        migrate(servers.settings)
+        yield servers
 
 
 @pytest.fixture
 def store(plant: Plant, redis_url: str) -> Iterator[RedisGraphStore]:
-    """The graph, as the log has it, and events of some of its nodes, all of it loaded."""
+    """The graph as the log has it, and loaded events of some of its nodes."""
     plant.environment["HEADWATER_REDIS"] = redis_url
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
@@ -99,38 +99,38 @@ def store(plant: Plant, redis_url: str) -> Iterator[RedisGraphStore]:
         contract = plant.registry.latest("events.resolved")
         came = [(SEEN, REGULAR, NOW_MS - DAY_MS), (PHONE, "", OLD), (LONE, LONE, OLD), (STALE, STALE, OLD)]
         events = [
-            event(contract, n, node=one, profile_id=profile, identifiers=[one], collector_ts=at)
-            for n, (one, profile, at) in enumerate(came)
+            event(contract, n, node=node_id, profile_id=profile, identifiers=[node_id], collector_ts=at)
+            for n, (node_id, profile, at) in enumerate(came)
         ]
         with plant.loading():
             plant.send(events)
             plant.wait_caught_up()
         project(plant.store, int(time.time() * 1000))
         assert overrides(plant) == [(STALE, FORMER)]
-        found = RedisGraphStore(lambda: client)
-        rebuild(read_log(plant.settings), found, nothing)
-        assert found.admit([Pair(STRANGER, TWICE, Limit("cookies_per_device", 12, 30))], 20_000) == [True]
-        yield found
+        graph = RedisGraphStore(lambda: client)
+        rebuild(read_log(plant.settings), graph, nothing)
+        assert graph.admit([Pair(STRANGER, TWICE, Limit("cookies_per_device", 12, 30))], 20_000) == [True]
+        yield graph
 
 
 def write(plant: Plant) -> None:
-    """The log and the evidence."""
-    pen = producer(plant.settings)
+    """Write the log and the evidence."""
+    writer = producer(plant.settings)
     for name in SLOTS:  # as an earlier test left them
-        pen.produce(MERGES, None, name.encode())
+        writer.produce(MERGES, None, name.encode())
     for name, (slot, at) in SLOTS.items():
-        pen.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(name, slot, "e", at)), log_key(name, slot))
+        writer.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(name, slot, "e", at)), log_key(name, slot))
     for nodes in EVIDENCE:
-        pen.produce(LINKS, encode(plant.registry.latest(LINKS), link_record(nodes, "e", OLD, 7)), link_id(nodes).encode())
-    assert pen.flush(30) == 0
+        writer.produce(LINKS, encode(plant.registry.latest(LINKS), link_record(nodes, "e", OLD, 7)), link_id(nodes).encode())
+    assert writer.flush(30) == 0
 
 
 def nothing(_records: int) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 def overrides(plant: Plant) -> list[tuple[Any, ...]]:
-    """Of the warehouse."""
+    """Identity overrides of the warehouse."""
     return plant.store.rows("SELECT profile_id, canonical FROM headwater.identity_overrides")
 
 
@@ -138,12 +138,12 @@ def run(plant: Plant, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int
     """Exit code and JSON, or the error, of `headwater privacy expire`."""
     for name, value in plant.environment.items():
         monkeypatch.setenv(name, value)
-    done = CliRunner().invoke(app, ["expire", "--json", *words], catch_exceptions=True)
-    return done.exit_code, json.loads(done.stdout) if done.exit_code == 0 else done.exception
+    result = CliRunner().invoke(app, ["expire", "--json", *words], catch_exceptions=True)
+    return result.exit_code, json.loads(result.stdout) if result.exit_code == 0 else result.exception
 
 
 def evidence(plant: Plant) -> set[Nodes]:
-    """What the topic says of links, the newest record of each."""
+    """Links of the newest record of each key."""
     newest: dict[bytes | None, bytes | None] = {}
     for records in read_topic(plant.settings, LINKS):
         newest.update(records)
@@ -157,21 +157,21 @@ def missing(store: RedisGraphStore) -> set[str]:
 
 def rows(plant: Plant) -> set[str]:
     """Nodes with a row."""
-    return {one for (one,) in plant.store.rows("SELECT node FROM headwater.identity_merges")}
+    return {name for (name,) in plant.store.rows("SELECT node FROM headwater.identity_merges")}
 
 
-def assert_forgotten(plant: Plant, store: RedisGraphStore, gone: set[str], left: set[Nodes]) -> None:
-    """Everywhere, for good: in a graph built anew and after the loader has read everything again."""
-    assert missing(store) == gone
-    assert rows(plant) == SLOTS.keys() - gone
-    assert evidence(plant) == left
-    assert store.count_memberships([*gone, STRANGER], ()) == 0
+def assert_forgotten(plant: Plant, store: RedisGraphStore, forgotten: set[str], evidence_left: set[Nodes]) -> None:
+    """Nodes are forgotten everywhere, also in a rebuilt graph and after the loader has read everything again."""
+    assert missing(store) == forgotten
+    assert rows(plant) == SLOTS.keys() - forgotten
+    assert evidence(plant) == evidence_left
+    assert store.count_memberships([*forgotten, STRANGER], ()) == 0
     assert store.children([PHONE, USER, STRANGER, REGULAR]) == [set(), set(), set(), {SEEN}]
     assert compare_with_log(read_log(plant.settings), store, nothing).same
     with redis.Redis.from_url(plant.environment["HEADWATER_REDIS"]) as client:
         client.flushall()
     rebuild(read_log(plant.settings), store, nothing)
-    assert missing(store) == gone
+    assert missing(store) == forgotten
     consumer = reader(plant.settings, GROUP)
     starts = [
         ck.TopicPartition(topic, at, 0)
@@ -190,25 +190,25 @@ def assert_forgotten(plant: Plant, store: RedisGraphStore, gone: set[str], left:
     consumer.close()
     with plant.loading():
         plant.wait_caught_up()
-    assert rows(plant) == SLOTS.keys() - gone
-    assert [one.text for one in verify(plant.settings) if not one.exact] == []
+    assert rows(plant) == SLOTS.keys() - forgotten
+    assert [result.text for result in verify(plant.settings) if not result.exact] == []
 
 
 def test_whole_components_that_nobody_saw_are_forgotten(
     plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that were seen, linked lately, intervened in, or whose profile a row carries stay; so does what comes back."""
-    told = {"days": 395, "slots": len(GONE), "links": 4, "rows": len(GONE), "kept": 0}
-    assert run(plant, monkeypatch, "--dry-run") == (0, {**told, "dry_run": True})
+    """Components stay that are active, linked lately, demoted or read by a row's profile; new links after it stay too."""
+    figures = {"days": 395, "slots": len(GONE), "links": 4, "rows": len(GONE), "kept": 0}
+    assert run(plant, monkeypatch, "--dry-run") == (0, {**figures, "dry_run": True})
     assert missing(store) == set()
-    assert run(plant, monkeypatch) == (0, {**told, "dry_run": False})
+    assert run(plant, monkeypatch) == (0, {**figures, "dry_run": False})
     assert_forgotten(plant, store, GONE, LEFT)
     assert run(plant, monkeypatch)[1]["slots"] == 0
     back = Slot(STRANGER, logged=False)
     assert store.write([Write(LAPTOP, None, back, 0)]) == [True]
-    pen = producer(plant.settings)
-    pen.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(LAPTOP, back, "e", NOW_MS)), log_key(LAPTOP, back))
-    assert pen.flush(30) == 0
+    writer = producer(plant.settings)
+    writer.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(LAPTOP, back, "e", NOW_MS)), log_key(LAPTOP, back))
+    assert writer.flush(30) == 0
     store.confirm([(LAPTOP, back)])
     with plant.loading():
         plant.wait_caught_up()
@@ -216,32 +216,32 @@ def test_whole_components_that_nobody_saw_are_forgotten(
     assert store.read([LAPTOP]) == [back._replace(logged=True)]
     assert compare_with_log(read_log(plant.settings), store, nothing).same
     assert LAPTOP in rows(plant)
-    assert unseen.forget(plant.store, "ab" * 16, [LAPTOP], NOW_MS) == 0
-    assert unseen.forget(plant.store, "cd" * 16, [LAPTOP], NOW_MS + 1) == 1
+    assert inactive.forget_links(plant.store, "ab" * 16, [LAPTOP], NOW_MS) == 0
+    assert inactive.forget_links(plant.store, "cd" * 16, [LAPTOP], NOW_MS + 1) == 1
 
 
 EFFECTS = 10
-"""More than a run has: the last runs are not cut short."""
+"""More effects than a run has: the last runs are not interrupted."""
 
 
 class Crash(Exception):
     """The process ends here."""
 
 
-def test_whatever_cuts_it_short_the_next_run_completes_it(
+def test_an_interrupted_run_is_completed_by_the_next(
     plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs that end after their first effect, their second, and so on; the last one does the rest."""
-    left = 0
+    """Runs are interrupted after their first effect, their second, and so on; the last one completes the rest."""
+    remaining = 0
 
     def counted(effect: Callable[..., Any]) -> Callable[..., Any]:
         def do(*args: Any, **more: Any) -> Any:
-            nonlocal left
-            found = effect(*args, **more)
-            left -= 1
-            if not left:
+            nonlocal remaining
+            result = effect(*args, **more)
+            remaining -= 1
+            if not remaining:
                 raise Crash
-            return found
+            return result
 
         return do
 
@@ -249,24 +249,24 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
         (TransactionalWriter, "write"),
         (RedisGraphStore, "expire"),
         (RedisGraphStore, "reset_limits"),
-        (unseen, "forget"),
-        (unseen, "remove"),
+        (inactive, "forget_links"),
+        (inactive, "remove_rows"),
     ):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
     with plant.loading():
         for crashes in range(EFFECTS):
-            left = crashes + 1
+            remaining = crashes + 1
             code, error = run(plant, monkeypatch)
             assert code == 0 or isinstance(error, Crash)
     assert code == 0
-    left = 0
+    remaining = 0
     assert_forgotten(plant, store, GONE, LEFT)
 
 
 def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slot that a worker has rewritten, and what it hangs under; a pending one that says the same goes."""
+    """A slot that a worker has rewritten stays, as does what points to it; a pending but equal slot goes."""
     rewritten = Slot(STRANGER, logged=False, epoch=1)
-    forget = unseen.forget
+    forget = inactive.forget_links
 
     def meanwhile(*args: Any) -> int:
         assert store.write([Write(TWICE, SLOTS[TWICE][0], rewritten, 0)]) == [True]
@@ -275,25 +275,27 @@ def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisGraphStore, 
             client.set(key, b"P" + (client.get(key) or b"")[1:])
         return forget(*args)
 
-    monkeypatch.setattr(unseen, "forget", meanwhile)
-    done = run(plant, monkeypatch)[1]
-    assert (done["slots"], done["kept"]) == (len(GONE) - 1, 1)
+    monkeypatch.setattr(inactive, "forget_links", meanwhile)
+    figures = run(plant, monkeypatch)[1]
+    assert (figures["slots"], figures["kept"]) == (len(GONE) - 1, 1)
     assert missing(store) == GONE - {TWICE}
     assert store.children([STRANGER]) == [{TWICE}]
 
 
 def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that links a node anew, and logs that, between its slot's end and its tombstone."""
+    """A worker links a node and logs it between the removal of its slot and the tombstone."""
     expire, back = RedisGraphStore.expire, Slot(REGULAR, logged=False)
 
     def meanwhile(self: RedisGraphStore, slots: Any) -> list[bool]:
-        gone = expire(self, slots)
+        expired = expire(self, slots)
         assert store.write([Write(LAPTOP, None, back, 0)]) == [True]
-        pen = producer(plant.settings)
-        pen.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(LAPTOP, back, "e", OLD)), log_key(LAPTOP, back))
-        assert pen.flush(30) == 0
+        writer = producer(plant.settings)
+        writer.produce(
+            MERGES, encode(plant.registry.latest(MERGES), slot_record(LAPTOP, back, "e", OLD)), log_key(LAPTOP, back)
+        )
+        assert writer.flush(30) == 0
         store.confirm([(LAPTOP, back)])
-        return gone
+        return expired
 
     with monkeypatch.context() as patched:
         patched.setattr(RedisGraphStore, "expire", meanwhile)
@@ -306,7 +308,7 @@ def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisGraph
 def test_a_warehouse_that_cannot_tell_is_not_believed(
     plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is behind, or that holds no events from then."""
+    """The warehouse is behind, or has no events from then."""
     plant.send([event(plant.registry.latest("events.resolved"), 9)])
     code, error = run(plant, monkeypatch, "--patience", "1")
     assert (code, "wait for headwater.warehouse" in str(error)) == (1, True)
@@ -321,14 +323,14 @@ def test_a_warehouse_that_cannot_tell_is_not_believed(
 
 
 def test_in_a_young_house_nothing_is_forgotten(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing was linked before then, the warehouse need not tell: it has no event from then either."""
-    code, done = run(plant, monkeypatch, "--days", "700")
-    assert (code, done["slots"], done["links"], done["rows"]) == (0, 0, 0, 0)
+    """Without older links the warehouse is not asked, although it has no event from then."""
+    code, figures = run(plant, monkeypatch, "--days", "700")
+    assert (code, figures["slots"], figures["links"], figures["rows"]) == (0, 0, 0, 0)
     assert missing(store) == set()
 
 
-def test_a_worker_hears_of_it(plant: Plant, store: RedisGraphStore) -> None:
-    """It does not use what it remembers of a forgotten node; what was rewritten it keeps; and it says evidence anew."""
+def test_a_worker_follows_the_tombstones(plant: Plant, store: RedisGraphStore) -> None:
+    """A worker drops its memory of a forgotten node, keeps a rewritten one, and writes evidence again."""
     stage = IdentityStage(plant.registry, store, Metrics(), IdentityDependencies(alias(plant.settings.master)))
     for records in read_topic(plant.settings, MERGES):
         stage.on_broadcast(MERGES, [(key, value) for key, value in records if value is not None])
@@ -347,33 +349,33 @@ def test_a_worker_hears_of_it(plant: Plant, store: RedisGraphStore) -> None:
 
 
 def test_an_erasure_goes_first(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as one is not done nothing is forgotten: both would write the same records anew."""
+    """Nothing is forgotten while an erasure is open, because both rewrite the same records."""
     record = {
         "request_id": "ab" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": OLD,
         "requested_ts": OLD, "deadline_ts": OLD, "counts": {},
     }  # fmt: skip
-    pen = TransactionalWriter(plant.settings)
-    pen.write([pen.output(ERASURES, b"ab" * 16, record)])
+    writer = TransactionalWriter(plant.settings)
+    writer.write([writer.encode(ERASURES, b"ab" * 16, record)])
     code, error = run(plant, monkeypatch)
     assert (code, "an erasure is not done" in str(error)) == (1, True)
     assert missing(store) == set()
-    pen.write([WriterRecord(ERASURES, b"ab" * 16, None)])
+    writer.write([WriterRecord(ERASURES, b"ab" * 16, None)])
     assert run(plant, monkeypatch, "--dry-run")[0] == 0
 
 
-def test_the_command_is_told_in_words(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For people on a terminal."""
+def test_the_command_prints_figures(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command prints figures for a terminal."""
     for name, value in plant.environment.items():
         monkeypatch.setenv(name, value)
-    done = CliRunner().invoke(app, ["expire", "--dry-run"])
-    assert done.exit_code == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()] == [str(len(GONE)), "4"]
+    result = CliRunner().invoke(app, ["expire", "--dry-run"])
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [str(len(GONE)), "4"]
 
 
 def test_a_profile_that_a_row_carries_does_not_become_anothers(
     plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However old the row is; once it is gone, and no override needs it, the component goes."""
+    """The component stays while any row carries the profile, and goes once neither a row nor an override needs it."""
     rewrite = "ALTER TABLE headwater.events {} SETTINGS mutations_sync = 1"
     plant.store.command(rewrite.format(f"UPDATE profile_id = '{PHONE}' WHERE node = '{PHONE}'"))
     assert run(plant, monkeypatch)[0] == 0

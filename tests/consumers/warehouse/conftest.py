@@ -1,4 +1,4 @@
-"""One broker and one ClickHouse of the warehouse's own: its group and its tables have fixed names."""
+"""A broker and a ClickHouse of the warehouse's own: its group and its tables have fixed names."""
 
 from collections.abc import Iterator
 
@@ -12,14 +12,14 @@ from tests.consumers.warehouse.plant import Plant
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """A plant that nothing else uses."""
+    """Servers that no other module uses."""
     folder = tmp_path_factory.mktemp("warehouse")
     with EmbeddedKafka(folder / "kafka") as kafka, EmbeddedClickHouse(folder / "clickhouse") as clickhouse:
-        made = Plant(kafka.address, clickhouse, folder)
+        fresh = Plant(kafka.address, clickhouse, folder)
         try:
-            yield made
+            yield fresh
         finally:
-            made.close()
+            fresh.close()
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +27,13 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
     """A ClickHouse of the module's own, with the warehouse's tables."""
     folder = tmp_path_factory.mktemp("history")
     with EmbeddedClickHouse(folder / "clickhouse") as server:
-        made = History(server, folder)
-        yield made
-        made.store.close()
+        database = History(server, folder)
+        yield database
+        database.store.close()
 
 
 @pytest.fixture
 def history(clickhouse: History) -> History:
-    """The same, empty."""
+    """The same ClickHouse with empty tables."""
     clickhouse.empty()
     return clickhouse

@@ -1,4 +1,4 @@
-"""A ClickHouse with the warehouse's tables and no Kafka: slots and events in, today's identity out; and what it should be."""
+"""A ClickHouse with the warehouse's tables and without Kafka: slots and events in, today's identity and its reference out."""
 
 import time
 from collections import Counter
@@ -33,25 +33,25 @@ def node(tier: int, number: int) -> str:
 
 
 def reference(slots: Iterable[Slot], profile: str) -> str:
-    """Whose a stamped profile is today: step by step, as the contract says it."""
+    """The profile that a stamped profile belongs to today, followed step by step."""
     newest: dict[str, Slot] = {}
     for slot in slots:
         if slot.node not in newest or slot.epoch > newest[slot.node].epoch:
             newest[slot.node] = slot
     at = profile
-    while (found := newest.get(at)) is not None:
-        if found.state == "erased":
+    while (current := newest.get(at)) is not None:
+        if current.state == "erased":
             return profile
-        if at[0] == "0" and (found.parent[0] != "0" or found.parent == at):
-            return found.parent
-        if found.parent == at:
+        if at[0] == "0" and (current.parent[0] != "0" or current.parent == at):
+            return current.parent
+        if current.parent == at:
             return at
-        at = found.parent
+        at = current.parent
     return at
 
 
 class History:
-    """The tables, filled by hand."""
+    """The tables, filled by statements."""
 
     def __init__(self, server: EmbeddedClickHouse, folder: Path) -> None:
         self.server = server
@@ -61,19 +61,19 @@ class History:
         self.offset = 0
 
     def empty(self) -> None:
-        """As on the first day."""
+        """Empty the tables."""
         for table in TABLES:
             self.store.command(f"TRUNCATE TABLE headwater.{table}")
 
     def merge(self, *slots: Slot, days_ago: float = 0) -> None:
-        """Records of identity.merges, as they were loaded."""
+        """Insert records of identity.merges."""
         at = f"fromUnixTimestamp64Milli({NOW_MS - int(days_ago * DAY_MS)})"
         rows = ", ".join(f"('{s.node}', '{s.parent}', {s.epoch}, '{s.state}', 'event', {at})" for s in slots)
         columns = "node, parent, epoch, state, event_id, evidence_ts"
         self.store.command(f"INSERT INTO headwater.identity_merges ({columns}) VALUES {rows}")
 
     def stamp(self, *profiles: str, days_ago: float = 0) -> None:
-        """An event for each profile."""
+        """Insert an event for each profile."""
         at = NOW_MS - int(days_ago * DAY_MS)
         rows = []
         for profile in profiles:
@@ -83,7 +83,7 @@ class History:
         self.store.command(f"INSERT INTO headwater.events ({columns}) VALUES {', '.join(rows)}")
 
     def overrides(self) -> dict[str, str]:
-        """The table."""
+        """Overrides by profile id."""
         return dict(self.store.rows("SELECT profile_id, canonical FROM headwater.identity_overrides"))
 
     def now(self) -> Counter[tuple[str, str]]:
@@ -92,12 +92,12 @@ class History:
         return Counter({(stamped, today): rows for stamped, today, rows in self.store.rows(query)})
 
     def leftovers(self) -> list[str]:
-        """Work tables that are still there."""
+        """Work tables that still exist."""
         query = "SELECT name FROM system.tables WHERE database = 'headwater' AND startsWith(name, 'identity_work_')"
         return [name for (name,) in self.store.rows(query)]
 
     def kill(self) -> None:
-        """kill -9 of the server, and a new one over its folder."""
+        """Kill the server with SIGKILL, and start one over its folder."""
         server = psutil.Process(self.server.pid)
         server.kill()
         server.wait(10)

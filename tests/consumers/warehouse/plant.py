@@ -1,4 +1,4 @@
-"""A small plant for the warehouse's tests: a broker, a ClickHouse, topics, events and a loader process."""
+"""Servers for the warehouse's tests: a broker, a ClickHouse, topics, events and a loader process."""
 
 import os
 import shutil
@@ -29,14 +29,14 @@ NOW_MS = int(time.time() * 1000)
 
 
 def event(contract: Contract, number: int, **more: Any) -> bytes:
-    """A resolved event; everything that the contract does not default is made up."""
-    made: dict[str, Any] = {}
+    """A resolved event; fields without a default have made-up values."""
+    record: dict[str, Any] = {}
     for field in contract.schema["fields"]:
         if "default" not in field:
-            made[field["name"]] = value_for(field["type"])
-    made |= {"event_id": f"event-{number}", "event_name": f"name_{number % 7}", "collector_ts": NOW_MS + number}
+            record[field["name"]] = value_for(field["type"])
+    record |= {"event_id": f"event-{number}", "event_name": f"name_{number % 7}", "collector_ts": NOW_MS + number}
     return encode(
-        contract, made | {"consent_purposes": 5, "properties": {"n": str(number), "text": "x" * (number % 50)}} | more
+        contract, record | {"consent_purposes": 5, "properties": {"n": str(number), "text": "x" * (number % 50)}} | more
     )
 
 
@@ -48,7 +48,7 @@ def value_for(kind: Any) -> Any:
 
 
 class Plant:
-    """Addresses and doings."""
+    """Addresses of the servers, and a loader process."""
 
     def __init__(self, kafka: str, server: EmbeddedClickHouse, folder: Path) -> None:
         self.server, clickhouse = server, server.loader_url
@@ -75,7 +75,7 @@ class Plant:
         topics_app.apply(self.settings)
 
     def start(self) -> subprocess.Popen[bytes]:
-        """A loader process."""
+        """Start a loader process."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-c", "from infra.ops.cli import main; main()", "warehouse"],
@@ -87,7 +87,7 @@ class Plant:
         return process
 
     def close(self) -> None:
-        """End what a failed test left running."""
+        """Kill the processes that a failed test left running."""
         self.store.close()
         for process in self.started:
             process.kill()
@@ -95,7 +95,7 @@ class Plant:
 
     @contextmanager
     def loading(self) -> Iterator[subprocess.Popen[bytes]]:
-        """A loader that is stopped in the end."""
+        """Run a loader, and stop it at the end."""
         process = self.start()
         try:
             yield process
@@ -104,7 +104,7 @@ class Plant:
             assert process.wait(30) == 0, self.log.read_text()[-3000:]
 
     def send(self, records: list[bytes], topic: str = "events.resolved", partition: int = -1) -> None:
-        """Records in one committed transaction."""
+        """Write records in one committed transaction."""
         client = producer(self.settings, transactional_id="plant")
         client.init_transactions(30)
         client.begin_transaction()
@@ -113,7 +113,7 @@ class Plant:
         client.commit_transaction(30)
 
     def kill_clickhouse(self) -> None:
-        """kill -9 of the server, and a new one over its folder."""
+        """Kill the server with SIGKILL, and start one over its folder."""
         server = psutil.Process(self.server.pid)
         server.kill()
         server.wait(10)
@@ -125,10 +125,11 @@ class Plant:
         consumer = reader(self.settings, GROUP, isolation_level="read_uncommitted")
         try:
             listed = consumer.list_topics(timeout=10).topics
-            asked = [ck.TopicPartition(topic, number) for topic in TABLES for number in listed[topic].partitions]
+            partitions = [ck.TopicPartition(topic, number) for topic in TABLES for number in listed[topic].partitions]
             return all(
-                one.offset >= consumer.get_watermark_offsets(ck.TopicPartition(one.topic, one.partition), timeout=10)[1]
-                for one in consumer.committed(asked, timeout=10)
+                position.offset
+                >= consumer.get_watermark_offsets(ck.TopicPartition(position.topic, position.partition), timeout=10)[1]
+                for position in consumer.committed(partitions, timeout=10)
             )
         except ck.KafkaException:
             return False  # the coordinator is not found yet
@@ -136,12 +137,12 @@ class Plant:
             consumer.close()
 
     def wait_caught_up(self) -> None:
-        """Until everything is loaded."""
+        """Wait until everything is loaded."""
         wait(self.caught_up, 60, self.log)
 
-    def count(self, what: str, table: str = "events") -> Any:
-        """One figure."""
-        return self.store.rows(f"SELECT {what} FROM headwater.{table}")[0][0]
+    def count(self, expression: str, table: str = "events") -> Any:
+        """The value of an expression over a table."""
+        return self.store.rows(f"SELECT {expression} FROM headwater.{table}")[0][0]
 
 
 def wait(condition: Callable[[], bool], seconds: float, log: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A person's rows go, nobody else's do, and no replay brings them back: on a real engine, with a real loader."""
+"""Rows of a person are erased, rows of others stay, and no replay brings them back: on a real engine, with a real loader."""
 
 import json
 from typing import Any
@@ -6,7 +6,15 @@ from typing import Any
 import confluent_kafka as ck
 import pytest
 
-from consumers.warehouse.erasing import IDENTIFIERS, ErasedPerson, conditions, counts, derived, erase, lines
+from consumers.warehouse.erasing import (
+    IDENTIFIERS,
+    ErasedPerson,
+    count_rows,
+    derived_conditions,
+    erase_rows,
+    export_rows,
+    row_conditions,
+)
 from consumers.warehouse.loader.loop import GROUP
 from consumers.warehouse.schema.migrating import migrate
 from consumers.warehouse.schema.tables import TABLES
@@ -34,14 +42,14 @@ STAY = {"kiosk", "bob", "bob-beside-her", "later"}
 
 
 def record(plant: Plant, topic: str, **more: Any) -> bytes:
-    """A record of which only this matters."""
+    """A record with these fields and made-up values."""
     contract = plant.registry.latest(topic)
-    made = {field["name"]: value_for(field["type"]) for field in contract.schema["fields"]}
-    return encode(contract, made | more)
+    fields = {field["name"]: value_for(field["type"]) for field in contract.schema["fields"]}
+    return encode(contract, fields | more)
 
 
 def fill(plant: Plant) -> None:
-    """Two persons and a kiosk in every table that names somebody."""
+    """Load two persons and a kiosk into every table that names somebody."""
     contract = plant.registry.latest("events.resolved")
     events = [
         event(contract, n, event_id=name, node=node, profile_id=profile, identifiers=ids, decision_token="",
@@ -52,11 +60,11 @@ def fill(plant: Plant) -> None:
     for visitor, name in ((COOKIE, "d-hers"), (BOB, "d-bobs"), ("", "d-nobodys")):
         plant.send([record(plant, "bandit.decisions", visitor=visitor, decision_id=name)], "bandit.decisions", 0)
         plant.send([record(plant, "bandit.outcomes", decision_id=name, event_id="x")], "bandit.outcomes", 0)
-    for one in (COOKIE, BOB):
-        plant.send([record(plant, "consent.revocations", subject=one)], "consent.revocations", 0)
-        plant.send([record(plant, "privacy.requests", subject=one, nodes=[one], profiles=[one])], "privacy.requests", 0)
-        plant.send([record(plant, "identity.merges", node=one, parent=KIOSK, state="")], "identity.merges", 0)
-        plant.send([record(plant, "consent.audit", subject=one)], "consent.audit", 0)
+    for node in (COOKIE, BOB):
+        plant.send([record(plant, "consent.revocations", subject=node)], "consent.revocations", 0)
+        plant.send([record(plant, "privacy.requests", subject=node, nodes=[node], profiles=[node])], "privacy.requests", 0)
+        plant.send([record(plant, "identity.merges", node=node, parent=KIOSK, state="")], "identity.merges", 0)
+        plant.send([record(plant, "consent.audit", subject=node)], "consent.audit", 0)
     plant.send([record(plant, "identity.conflicts", node=KIOSK, kept=ADA, refused=BOB)], "identity.conflicts", 0)
     plant.send([record(plant, "identity.conflicts", node=KIOSK, kept=BOB, refused=BOB)], "identity.conflicts", 0)
 
@@ -67,24 +75,24 @@ def ids(store: Store, table: str, column: str) -> set[str]:
 
 
 def test_her_rows_go_and_no_replay_brings_them_back(plant: Plant) -> None:
-    """Out of every table, by node and by what was stamped; nobody else's; exact before, after, and after a replay of it all."""
+    """Rows go by node and by stamped profile, those of others stay; exact before, after, and after a replay of everything."""
     with plant.loading():
         fill(plant)
         plant.wait_caught_up()
     for profile in (COOKIE, BOB):
         plant.store.command(f"INSERT INTO headwater.identity_stamped VALUES ('{profile}', {NOW_MS})")
         plant.store.command(f"INSERT INTO headwater.identity_overrides VALUES ('1{profile[1:]}', '{profile}', {NOW_MS})")
-    before = counts(plant.store, WHO)
+    before = count_rows(plant.store, WHO)
     # What the loader's own projector had made of the events by then is hers too.
-    assert all(before.pop(table) >= 1 for table in derived(WHO))
+    assert all(before.pop(table) >= 1 for table in derived_conditions(WHO))
     assert before == {
         "events": 4, "bandit_decisions": 1, "bandit_outcomes": 1, "consent_revocations": 1, "privacy_requests": 1,
         "identity_merges": 1, "identity_conflicts": 1, IDENTIFIERS: 1,
     }  # fmt: skip
-    told = [json.loads(line) for line in lines(plant.store, "events", WHO)]
-    assert {one["event_id"] for one in told} == set(EVENTS) - STAY
-    assert erase(plant.store, REQUEST, WHO) == before
-    again = erase(plant.store, REQUEST, WHO)
+    exported = [json.loads(line) for line in export_rows(plant.store, "events", WHO)]
+    assert {row["event_id"] for row in exported} == set(EVENTS) - STAY
+    assert erase_rows(plant.store, REQUEST, WHO) == before
+    again = erase_rows(plant.store, REQUEST, WHO)
     assert again == {**before, IDENTIFIERS: 0}, "a second run says the same and does nothing"
     assert_erased(plant)
     consumer = reader(plant.settings, GROUP)
@@ -97,9 +105,9 @@ def test_her_rows_go_and_no_replay_brings_them_back(plant: Plant) -> None:
 
 
 def assert_erased(plant: Plant) -> None:
-    """Nothing of hers is left, all of the others' is, and the warehouse is what Kafka has without it."""
+    """Nothing of the person is left, everything of others is, and the warehouse equals Kafka without the erased rows."""
     store = plant.store
-    assert set(counts(store, WHO).values()) == {0}
+    assert set(count_rows(store, WHO).values()) == {0}
     assert ids(store, "events", "event_id") == STAY
     assert store.rows("SELECT identifiers FROM headwater.events WHERE event_id = 'bob-beside-her'") == [([BOB],)]
     for table in ("bandit_decisions", "bandit_outcomes"):
@@ -107,13 +115,13 @@ def assert_erased(plant: Plant) -> None:
     assert ids(store, "identity_merges", "node") == ids(store, "privacy_requests", "subject") == {BOB}
     assert ids(store, "consent_audit", "subject") == {COOKIE, BOB}, "the audit proves, and stays"
     assert store.rows("SELECT kept FROM headwater.identity_conflicts") == [(BOB,)]
-    found = verify(plant.settings)
-    assert [one.text for one in found if not one.exact] == []
-    assert sum(one.erased for one in found) == 10
+    results = verify(plant.settings)
+    assert [result.text for result in results if not result.exact] == []
+    assert sum(result.erased for result in results) == 10
 
 
 def test_a_crash_between_taking_down_and_removing_is_completed(plant: Plant) -> None:
-    """What was taken down and still stands is removed by the next run, with the same counts."""
+    """Rows whose positions are written but that still exist are removed by the next run, with the same counts."""
     migrate(plant.settings)
     contract = plant.registry.latest("events.resolved")
     zoe = ErasedPerson(["2" + "d" * 32], ["2" + "d" * 32], [], NOW_MS + 1_000)
@@ -125,15 +133,15 @@ def test_a_crash_between_taking_down_and_removing_is_completed(plant: Plant) -> 
         "INSERT INTO headwater.erased_rows (table_name, _topic_id, _partition, _offset, request_id) "
         f"SELECT 'events', _topic_id, _partition, _offset, '{other}' FROM headwater.events WHERE node = '{zoe.nodes[0]}'"
     )
-    assert erase(plant.store, other, zoe)["events"] == 3
-    assert counts(plant.store, zoe)["events"] == 0
-    assert all(one.exact for one in verify(plant.settings))
+    assert erase_rows(plant.store, other, zoe)["events"] == 3
+    assert count_rows(plant.store, zoe)["events"] == 0
+    assert all(result.exact for result in verify(plant.settings))
 
 
 def test_no_id_that_is_none_gets_into_a_statement() -> None:
-    """What is no node is refused before anything is asked."""
+    """Text that is no node is refused before any query."""
     with pytest.raises(ValueError, match="id"):
-        conditions("headwater", WHO._replace(nodes=["x') OR (1=1"]))
+        row_conditions("headwater", WHO._replace(nodes=["x') OR (1=1"]))
 
 
 def _commit(consumer: ck.Consumer, offsets: list[ck.TopicPartition]) -> bool:

@@ -1,4 +1,4 @@
-"""A small run of bench/warehouse_faults: each fault once, some kills, and controls that must lose or double."""
+"""A small run of bench/warehouse_faults: each fault once, some kills, and negative controls that must lose or double."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ PLAN = FaultPlan(events=24_000, kills=6, seed=SEED, hold_s=0.5, hang_s=17.0, gap
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> FaultResult:
-    """One run for all tests of it: servers take longer to start than faults to be seen."""
+    """One run for all tests, because servers take long to start."""
     return run(PLAN, tmp_path_factory.mktemp("faults"))
 
 
@@ -30,7 +30,7 @@ def test_every_event_has_its_one_row_whatever_fails(result: FaultResult) -> None
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_seen_and_gets_over(result: FaultResult, fault: str) -> None:
-    """A metric and `headwater doctor` show it within a minute, and no alarm stays when it is over."""
+    """A metric and `headwater doctor` show it within a minute, and no alarm stays afterwards."""
     if reason := unplayable().get(fault):
         pytest.skip(reason)
     (observation,) = (observation for observation in result.observations if observation.fault == fault)
@@ -45,7 +45,7 @@ def test_a_loader_that_waits_for_a_hanging_server_can_be_stopped(result: FaultRe
 
 
 def test_an_endpoint_that_swallows_failures_loses_rows_without_the_count(tmp_path: Path) -> None:
-    """The old insert path and a loader that does not count lose what a constraint refused."""
+    """The old insert path with a loader that does not count loses the rows that a constraint refused."""
     control = CONTROLS["old-insert"]
     proof, _ = prove(control, control.loader, tmp_path / "control", SEED, rounds=2)
     assert proof.missing == proof.ids_missing > 0
@@ -53,7 +53,7 @@ def test_an_endpoint_that_swallows_failures_loses_rows_without_the_count(tmp_pat
 
 
 def test_commits_without_intents_double_rows(tmp_path: Path) -> None:
-    """A loader that is killed before its commit inserts the same rows in batches of other boundaries."""
+    """A loader killed before its commit inserts the same rows again in other batches."""
     control = CONTROLS["no-intent"]
     proof, aimed = prove(control, control.loader, tmp_path / "control", SEED, rounds=3)
     assert proof.duplicates == proof.ids_doubled > 0, aimed

@@ -1,4 +1,4 @@
-"""A loader against a real ClickHouse that is in trouble, or that somebody has altered: nothing is lost, doubled or buried."""
+"""A loader with a ClickHouse in trouble, or one that was altered: nothing is lost, doubled or dead-lettered."""
 
 import json
 import shutil
@@ -27,28 +27,28 @@ from tests.consumers.warehouse.plant import NOW_MS, Plant, event, value_for, wai
 
 
 class MeasuredPlant(Plant):
-    """A plant whose loader answers for its metrics."""
+    """Servers with a loader that serves its metrics."""
 
     port = 0
 
     def metric(self, line: str) -> float:
-        """A sample of the loader's /metrics; 0 where it is not there."""
+        """A sample of the loader's /metrics; 0 where there is none."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
             page = answer.read().decode()
         return next((float(text.rpartition(" ")[2]) for text in page.splitlines() if text.startswith(line)), 0.0)
 
     def waits(self) -> bool:
-        """Whether the metric names ClickHouse."""
+        """Whether the metric says that the loader waits for ClickHouse."""
         return self.metric('headwater_waiting{service="clickhouse",stage="warehouse"}') == 1
 
     def waiting_reasons(self) -> set[str]:
-        """What the group's commits say they wait for."""
+        """Reasons in the metadata of the group's commits."""
         client = reader(self.settings, GROUP)
         try:
             positions = client.committed([ck.TopicPartition("events.resolved", n) for n in range(4)], timeout=10)
         finally:
             client.close()
-        return {json.loads(one.metadata).get("waiting", "") for one in positions if one.metadata} - {""}
+        return {json.loads(position.metadata).get("waiting", "") for position in positions if position.metadata} - {""}
 
     def make_anew(self, topic: str) -> None:
         """Delete a topic and create it again."""
@@ -59,32 +59,32 @@ class MeasuredPlant(Plant):
         topics_app.apply(self.settings)
 
     def exact(self) -> None:
-        """Each record has its one row, and nothing was buried."""
-        wrong = [one.text for one in verify(self.settings) if not one.exact]
+        """Each record has exactly one row, and there are no dead letters."""
+        wrong = [result.text for result in verify(self.settings) if not result.exact]
         assert not wrong
         assert self.count("count()", "dead_letters") == 0
 
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredPlant]:
-    """A plant that nothing else uses; its group evicts who does not poll for ten seconds."""
+    """Servers that no other module uses; the group evicts members that do not poll for ten seconds."""
     folder = tmp_path_factory.mktemp("trouble")
     with EmbeddedKafka(folder / "kafka") as kafka, EmbeddedClickHouse(folder / "clickhouse") as clickhouse:
-        made = MeasuredPlant(kafka.address, clickhouse, folder)
-        migrate(made.settings)
-        made.port = free_port()
-        made.environment |= {
-            "HEADWATER_METRICS_PORT": str(made.port),
+        plant = MeasuredPlant(kafka.address, clickhouse, folder)
+        migrate(plant.settings)
+        plant.port = free_port()
+        plant.environment |= {
+            "HEADWATER_METRICS_PORT": str(plant.port),
             "HEADWATER_KAFKA_OPTIONS": json.dumps({"max.poll.interval.ms": "10000", "session.timeout.ms": "6000"}),
         }
         try:
-            yield made
+            yield plant
         finally:
-            made.close()
+            plant.close()
 
 
 def test_a_constraint_stops_its_table_until_it_is_dropped(troubled: MeasuredPlant) -> None:
-    """The wait is named in the metric and in the commit, other tables go on, and then every row lands once."""
+    """The reason is in the metric and in the commit, other tables go on, and afterwards every row is loaded once."""
     events, counts = troubled.registry.latest("events.resolved"), troubled.registry.latest("stream.counts")
     with troubled.loading():
         troubled.send([event(events, n) for n in range(100)])
@@ -104,7 +104,7 @@ def test_a_constraint_stops_its_table_until_it_is_dropped(troubled: MeasuredPlan
 
 
 def test_a_computed_column_that_fails_buries_nothing(troubled: MeasuredPlant) -> None:
-    """Rows that fit their contract wait for the table; a broken datum among them is still found and buried alone."""
+    """Rows that fit their contract wait for the table; none becomes a dead letter."""
     contract = troubled.registry.latest("events.resolved")
     before = troubled.count("count()")
     troubled.store.command("ALTER TABLE headwater.events ADD COLUMN number Int32 MATERIALIZED toInt32(event_name)")
@@ -137,7 +137,7 @@ def test_a_failing_view_of_somebody_else_costs_no_row(troubled: MeasuredPlant) -
 
 
 def test_an_incompatible_column_stops_its_table_and_is_named(troubled: MeasuredPlant) -> None:
-    """The wait names column and types; other tables go on; mended, the rows land."""
+    """The reason names column and types; other tables go on; after the repair the rows are loaded."""
     contract, counts = troubled.registry.latest("events.resolved"), troubled.registry.latest("stream.counts")
     before, counted = troubled.count("count()"), troubled.count("count()", "volume_1m")
     troubled.store.command("ALTER TABLE headwater.events DROP COLUMN page_title")
@@ -177,7 +177,7 @@ def test_a_new_field_appears_in_the_view_and_purposes_are_there(troubled: Measur
 
 
 def test_a_hanging_server_evicts_nobody_and_a_signal_is_obeyed(troubled: MeasuredPlant) -> None:
-    """The loader keeps its partitions for longer than the poll interval, says what it waits for, and ends in ten seconds."""
+    """The loader keeps its partitions beyond the poll interval, says what it waits for, and ends within ten seconds."""
     contract, counts = troubled.registry.latest("events.resolved"), troubled.registry.latest("stream.counts")
     server = psutil.Process(troubled.server.pid)
     process = troubled.start()
@@ -221,7 +221,7 @@ def test_a_signal_is_obeyed_before_the_tables_are_looked_up(troubled: MeasuredPl
 
 
 def test_a_topic_that_is_made_anew_under_a_running_loader_loses_and_doubles_nothing(troubled: MeasuredPlant) -> None:
-    """The new topic outgrows the old position before the loader looks: it ends, and the next one reads from the beginning."""
+    """The new topic outgrows the old position before the check: the loader ends, and the next one reads from the beginning."""
     contract = troubled.registry.latest("stream.counts")
     before = troubled.count("count()", "volume_1m")
     process = troubled.start()
@@ -242,7 +242,7 @@ def test_a_topic_that_is_made_anew_under_a_running_loader_loses_and_doubles_noth
 
 
 def test_a_topic_that_is_made_anew_is_loaded_beside_the_old_rows(troubled: MeasuredPlant) -> None:
-    """Offsets begin at 0 again, under another topic id: every record lands, and `verify` looks at the new ones alone."""
+    """Offsets begin at 0 again under another topic id: every record is loaded, and `verify` compares the new ones only."""
     contract = troubled.registry.latest("stream.counts")
     before = troubled.count("count()", "volume_1m")
     with troubled.loading():

@@ -1,5 +1,5 @@
--- Events under the profile that their node belongs to now. A pointer leads to a stronger tier, so four steps reach the end;
--- what a user node (tier 0) points to is its label, not another node.
+-- Events under the profile that their node belongs to now. Pointers lead to stronger tiers, so four steps reach the end; a user
+-- node (tier 0) points to its label, not to another node.
 CREATE OR REPLACE VIEW {database}.pointers AS
 SELECT node, argMax(parent, (epoch, evidence_ts, _offset)) AS parent
 FROM {database}.identity_merges

@@ -1,4 +1,4 @@
--- Cells with dimensions count events that are counted without them too: fingerprints of consent platforms.
+-- Cells with dimensions repeat events that are counted without dimensions too: fingerprints of consent platforms.
 CREATE OR REPLACE VIEW {database}.volume AS
 SELECT stage, minute, source, event_name, outcome, sum(n) AS events
 FROM {database}.volume_1m

@@ -1,4 +1,4 @@
--- History under today's identity. The ids that events were ever stamped with; `version` is when one was last seen (ms).
+-- History under today's identity. The profile ids that events carry or carried; `version` is when an id was last stamped (ms).
 CREATE TABLE IF NOT EXISTS {database}.identity_stamped (
     profile_id String,
     version UInt64
@@ -7,14 +7,14 @@ ENGINE = ReplacingMergeTree(version)
 ORDER BY profile_id
 TTL toDateTime(intDiv(version, 1000)) + INTERVAL 761 DAY
 SETTINGS fsync_after_insert = 1;
--- Those of them that belong to another profile now; `version` is since when they do (ms). In memory, keyed by the whole id.
+-- Ids of these that belong to another profile now; `version` is since when (ms). In memory, keyed by the whole id.
 CREATE TABLE IF NOT EXISTS {database}.identity_overrides (
     profile_id String,
     canonical String,
     version UInt64
 )
 ENGINE = Join(ANY, LEFT, profile_id);
--- What each run had seen of the tables it reads (newest block of each month), and when the last squash was.
+-- Newest processed block of each month by run, and when the last squash was.
 CREATE TABLE IF NOT EXISTS {database}.identity_runs (
     version UInt64,
     kind LowCardinality(String),

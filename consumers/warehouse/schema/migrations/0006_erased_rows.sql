@@ -1,4 +1,4 @@
--- Places of rows that were erased: a replay does not fill them in again. No identifiers.
+-- Positions of erased rows, without identifiers: a replay does not fill them in.
 CREATE TABLE IF NOT EXISTS {database}.erased_rows
 (
     table_name LowCardinality(String),

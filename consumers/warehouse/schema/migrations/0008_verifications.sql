@@ -1,4 +1,4 @@
--- Creations of topics that were met. Dead letters know no topic id: those that are older than `first_seen` belong to another creation.
+-- Topic ids. Dead letters carry none: those that are older than `first_seen` belong to another topic id.
 CREATE TABLE IF NOT EXISTS {database}.kafka_topics
 (
     topic LowCardinality(String),
@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS {database}.kafka_topics
 ENGINE = MergeTree
 ORDER BY (topic, topic_id)
 SETTINGS fsync_after_insert = 1;
--- Offsets from_offset (included) to to_offset (excluded) of a partition, compared with what Kafka delivers.
+-- Offsets from_offset (included) to to_offset (excluded) of a partition, compared with Kafka's records.
 CREATE TABLE IF NOT EXISTS {database}.verifications
 (
     topic LowCardinality(String),

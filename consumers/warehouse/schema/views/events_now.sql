@@ -1,4 +1,4 @@
--- Events under the profile that they belong to today.
+-- Events with the profile that they belong to today.
 CREATE OR REPLACE VIEW {database}.events_now AS
 SELECT
     events.*,

@@ -1,4 +1,4 @@
--- Consent platforms that were met, by what gives them away.
+-- Observed consent platforms, by their fingerprints.
 CREATE OR REPLACE VIEW {database}.fingerprints AS
 SELECT source, dimensions, min(minute) AS first_seen, max(minute) AS last_seen, sum(n) AS events
 FROM {database}.volume_1m

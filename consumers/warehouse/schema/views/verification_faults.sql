@@ -1,4 +1,4 @@
--- Ranges of offsets that were wrong when they were last compared. A range is compared again as a whole until it is in order.
+-- Ranges of offsets that were wrong in their last comparison. A range is compared again as a whole until it is in order.
 CREATE OR REPLACE VIEW {database}.verification_faults AS
 SELECT
     v.topic AS topic, v.topic_id AS topic_id, v.partition AS partition, v.from_offset AS from_offset, v.to_offset AS to_offset,

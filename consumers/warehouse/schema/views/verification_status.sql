@@ -1,5 +1,5 @@
--- What is known of each partition of the topics that there are now: verified up to where, when, and what is wrong. Of a range that
--- was compared several times the last result counts.
+-- State of each partition of the present topics: verified up to which offset, when, and with which faults. The last result of a
+-- range counts.
 CREATE OR REPLACE VIEW {database}.verification_status AS
 SELECT
     topic, topic_id, partition,

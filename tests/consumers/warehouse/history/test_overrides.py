@@ -1,4 +1,4 @@
-"""History under today's identity, in the real engine."""
+"""Identity overrides, in the real engine."""
 
 import json
 import random
@@ -8,26 +8,26 @@ import pytest
 from typer.testing import CliRunner
 
 from consumers.warehouse.app import app
-from consumers.warehouse.history.overrides import OVERLAP_MS, project, project_news
+from consumers.warehouse.history.overrides import OVERLAP_MS, project, project_if_changed
 from consumers.warehouse.store import Store
 from infra.errors import Retryable
 from tests.consumers.warehouse.merge_history import NOW_MS, History, Slot, node, reference
 
 
 def test_a_chain_of_any_length_ends_at_its_root(history: History) -> None:
-    """Two thousand pointers within one tier, and then three tiers down to a user and her label."""
+    """Two thousand pointers within one tier, then three tiers down to a user and its label."""
     chain = [Slot(node(2, n + 1), node(2, n)) for n in range(2_000)]
     history.merge(*chain, Slot(node(2, 0), node(1, 7)), Slot(node(1, 7), node(0, 1)), Slot(node(0, 1), node(1, 9)))
     history.stamp(node(2, 2_000), node(2, 1_999), node(2, 3), node(1, 7), node(0, 1))
-    done = project(history.store, NOW_MS)
-    assert (done.overrides, done.changed, done.gone) == (5, 5, 0)
+    result = project(history.store, NOW_MS)
+    assert (result.overrides, result.changed, result.removed) == (5, 5, 0)
     assert set(history.overrides().values()) == {node(1, 9)}
     assert set(history.now()) == {(p, node(1, 9)) for p in (node(2, 2_000), node(2, 1_999), node(2, 3), node(1, 7), node(0, 1))}
     assert not history.leftovers()
 
 
 def test_a_label_is_not_followed(history: History) -> None:
-    """The label of a user hangs under her: who is stamped with it keeps it, whoever comes to her gets it."""
+    """The label of a user points to the user: rows with the label keep it, and rows of its other nodes get it."""
     label, user = node(2, 5), node(0, 1)
     history.merge(Slot(label, user), Slot(user, label), Slot(node(2, 6), user), Slot(node(2, 8), node(0, 2)))
     history.stamp(label, node(2, 6), node(2, 8))
@@ -36,7 +36,7 @@ def test_a_label_is_not_followed(history: History) -> None:
 
 
 def test_a_user_under_newer_keys_is_the_same(history: History) -> None:
-    """Whatever her two nodes hang under each other: both, and all below, are what events of the one above are stamped with."""
+    """Whichever of two user nodes points to the other, both and all below map to what the upper one is stamped with."""
     history.merge(
         Slot(node(2, 5), node(0, 9)), Slot(node(0, 9), node(2, 5)), Slot(node(0, 3), node(0, 9)), Slot(node(2, 6), node(0, 3)),
         Slot(node(0, 7), node(0, 7)), Slot(node(0, 8), node(0, 7)), Slot(node(2, 7), node(0, 8)),
@@ -49,7 +49,7 @@ def test_a_user_under_newer_keys_is_the_same(history: History) -> None:
 
 
 def test_only_ids_that_an_event_was_stamped_with_have_an_override(history: History) -> None:
-    """A thousand linked nodes, three of them stamped; an id without a slot, an alias and no id at all are themselves."""
+    """Of a thousand linked nodes three are stamped; ids without a slot, aliases and empty ids map to themselves."""
     history.merge(*(Slot(node(2, n), node(1, n)) for n in range(1_000)))
     history.stamp(node(2, 5), node(2, 6), node(2, 7), node(1, 5), node(3, 5), "f" * 33, "")
     assert project(history.store, NOW_MS).overrides == 3
@@ -59,7 +59,7 @@ def test_only_ids_that_an_event_was_stamped_with_have_an_override(history: Histo
 
 
 def test_shared_nodes_are_followed_and_erased_ones_are_not(history: History) -> None:
-    """A shared node keeps what it was stamped with before; ids of an erased person lead nowhere, nor do ways over them."""
+    """A shared node keeps its earlier mapping; ids of an erased person, and paths over them, have none."""
     history.merge(
         Slot(node(2, 1), node(1, 1)), Slot(node(2, 1), node(1, 1), 1, "shared"),
         Slot(node(2, 2), node(1, 2)), Slot(node(2, 2), node(2, 2), 1, "erased"),
@@ -72,14 +72,14 @@ def test_shared_nodes_are_followed_and_erased_ones_are_not(history: History) -> 
 
 
 def test_a_rewrite_with_a_higher_epoch_changes_and_removes_overrides(history: History) -> None:
-    """Whatever the order in which the records came: the highest epoch counts."""
+    """The highest epoch counts, whatever the order of the records."""
     history.merge(Slot(node(2, 1), node(1, 1)), Slot(node(2, 2), node(1, 2)), Slot(node(2, 3), node(1, 3)))
     history.stamp(node(2, 1), node(2, 2), node(2, 3))
     project(history.store, NOW_MS)
     history.merge(Slot(node(2, 1), node(1, 8), 2), Slot(node(2, 2), node(2, 2), 1))
     history.merge(Slot(node(2, 1), node(1, 7), 1))
-    done = project(history.store, NOW_MS + 1)
-    assert (done.overrides, done.changed, done.gone) == (2, 1, 1)
+    result = project(history.store, NOW_MS + 1)
+    assert (result.overrides, result.changed, result.removed) == (2, 1, 1)
     assert history.overrides() == {node(2, 1): node(1, 8), node(2, 3): node(1, 3)}
     versions = dict(history.store.rows("SELECT profile_id, version FROM headwater.identity_overrides"))
     assert versions[node(2, 1)] > versions[node(2, 3)], "an override that stays keeps the time since when it holds"
@@ -87,7 +87,7 @@ def test_a_rewrite_with_a_higher_epoch_changes_and_removes_overrides(history: Hi
 
 @pytest.mark.parametrize("newer_first", [False, True])
 def test_of_a_node_that_was_forgotten_and_linked_anew_the_newer_link_counts(history: History, newer_first: bool) -> None:
-    """Both have the same epoch, and the older record may still be there, or be loaded again."""
+    """Both records have the same epoch, and the older one may still be there or be loaded again."""
     old, new = (Slot(node(2, 9), node(2, 1)), 0.2), (Slot(node(2, 9), node(2, 5)), 0.1)
     for slot, days_ago in (new, old) if newer_first else (old, new):
         history.merge(slot, days_ago=days_ago)
@@ -97,14 +97,14 @@ def test_of_a_node_that_was_forgotten_and_linked_anew_the_newer_link_counts(hist
 
 
 def test_ids_that_share_a_prefix_are_kept_apart(history: History) -> None:
-    """Overrides are found by the whole id: ids that differ in the last digit only, or in the tier only, do not mix."""
+    """Overrides are found by the whole id: ids that differ in the last digit or in the tier only do not mix."""
     hexes = "ab" * 15
     ids = [f"{tier}{hexes}{last:02x}" for tier in (2, 3) for last in range(40)]
-    history.merge(*(Slot(one, node(1, n)) for n, one in enumerate(ids[::2])))
+    history.merge(*(Slot(profile, node(1, n)) for n, profile in enumerate(ids[::2])))
     history.stamp(*ids)
     project(history.store, NOW_MS)
-    expected = {one: node(1, n) for n, one in enumerate(ids[::2])}
-    assert set(history.now()) == {(one, expected.get(one, one)) for one in ids}
+    expected = {profile: node(1, n) for n, profile in enumerate(ids[::2])}
+    assert set(history.now()) == {(profile, expected.get(profile, profile)) for profile in ids}
 
 
 @pytest.mark.parametrize("bucket_nodes", [1_000_000, 70])
@@ -119,7 +119,7 @@ def test_the_view_equals_a_walk_step_by_step_on_random_graphs(history: History, 
         for at in chance.sample(range(1, len(nodes)), 150):
             epoch = 1 + max((slot.epoch for slot in merged if slot.node == nodes[at]), default=-1)
             below = nodes[max(0, at - chance.choice([1, 1, 300])) : at]
-            labels = [one for one in nodes if one[0] != "0" or one <= nodes[at]]
+            labels = [candidate for candidate in nodes if candidate[0] != "0" or candidate <= nodes[at]]
             parent = chance.choice(labels if nodes[at][0] == "0" else [*below, nodes[at]] if epoch else below)
             slots.append(Slot(nodes[at], parent, epoch, chance.choice(["", "", "", "shared", "erased"] if epoch else [""])))
         merged += slots
@@ -139,12 +139,12 @@ class Failing:
 
     def __init__(self, store: Store, at: int) -> None:
         self._store = store
-        self.left = at
+        self.remaining = at
 
     def command(self, statement: str) -> None:
-        """The store's, until it fails; clearing up fails too."""
-        self.left -= 1
-        if self.left < 0:
+        """Run the statement, or fail; clean-up fails too."""
+        self.remaining -= 1
+        if self.remaining < 0:
             raise Retryable("away")
         self._store.command(statement)
 
@@ -153,7 +153,7 @@ class Failing:
 
 
 def test_a_run_that_was_cut_short_anywhere_leaves_the_old_or_the_new(history: History) -> None:
-    """Cut at each statement in turn, the table is never half a one, and the next run makes it right and clears up."""
+    """Interrupted at each statement, the table is old or new, never partial, and the next run completes and cleans up."""
     history.merge(Slot(node(2, 1), node(1, 1)), Slot(node(3, 1), node(2, 1)))
     history.stamp(node(2, 1), node(3, 1))
     project(history.store, NOW_MS)
@@ -177,7 +177,7 @@ def test_a_run_that_was_cut_short_anywhere_leaves_the_old_or_the_new(history: Hi
 
 
 def test_a_server_that_was_killed_has_the_overrides_again(history: History) -> None:
-    """kill -9: the view answers as before, and the next run goes on from what was seen."""
+    """After kill -9 the view answers as before, and the next run continues from the processed blocks."""
     history.merge(Slot(node(2, 1), node(1, 1)), Slot(node(2, 2), node(1, 2)))
     history.stamp(node(2, 1))
     for minute in range(3):
@@ -185,31 +185,31 @@ def test_a_server_that_was_killed_has_the_overrides_again(history: History) -> N
     history.kill()
     assert history.now() == {(node(2, 1), node(1, 1)): 1}
     history.stamp(node(2, 2))
-    done = project_news(history.store, NOW_MS + 3 * OVERLAP_MS)
-    assert done is not None
-    assert (done.overrides, done.changed) == (2, 1)
+    result = project_if_changed(history.store, NOW_MS + 3 * OVERLAP_MS)
+    assert result is not None
+    assert (result.overrides, result.changed) == (2, 1)
 
 
 def test_without_new_rows_there_is_nothing_to_do_and_old_parts_are_not_read_again(history: History) -> None:
-    """Once a second run has looked a minute later; a new row, or a new slot, is news."""
+    """Blocks count as processed once a second run has read them a minute later; new rows and new slots start a run."""
     history.merge(Slot(node(2, 1), node(1, 1)), Slot(node(2, 2), node(1, 2)))
     history.stamp(node(2, 1))
-    assert project_news(history.store, NOW_MS) is not None
-    assert project_news(history.store, NOW_MS + OVERLAP_MS) is not None
-    assert project_news(history.store, NOW_MS + 2 * OVERLAP_MS) is None
+    assert project_if_changed(history.store, NOW_MS) is not None
+    assert project_if_changed(history.store, NOW_MS + OVERLAP_MS) is not None
+    assert project_if_changed(history.store, NOW_MS + 2 * OVERLAP_MS) is None
     history.store.command("TRUNCATE TABLE headwater.identity_stamped")
     history.stamp(node(2, 2))
-    done = project_news(history.store, NOW_MS + 3 * OVERLAP_MS)
-    assert done is not None
+    result = project_if_changed(history.store, NOW_MS + 3 * OVERLAP_MS)
+    assert result is not None
     assert history.overrides() == {node(2, 2): node(1, 2)}, "the first event's part was not read again"
     history.merge(Slot(node(1, 2), node(0, 2)))
-    done = project_news(history.store, NOW_MS + 4 * OVERLAP_MS)
-    assert done is not None
+    result = project_if_changed(history.store, NOW_MS + 4 * OVERLAP_MS)
+    assert result is not None
     assert history.overrides() == {node(2, 2): node(0, 2)}
 
 
 def test_the_command_prints_counts(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For people and as JSON; its help has an example."""
+    """Text and JSON show the same figures, and the help has an example."""
     monkeypatch.setenv("HEADWATER_CLICKHOUSE", history.server.url)
     history.merge(Slot(node(2, 1), node(1, 1)))
     history.stamp(node(2, 1), node(1, 5))

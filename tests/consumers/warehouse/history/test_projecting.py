@@ -1,4 +1,4 @@
-"""The thread beside the loader."""
+"""The thread that updates overrides beside the loader."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ def changed(history: History, **different: Any) -> Settings:
 
 
 def outcomes(metrics: Metrics, outcome: str) -> float:
-    """Runs that ended so."""
+    """Number of runs with this outcome."""
     return metrics.registry.get_sample_value("headwater_overrides_runs_total", {"outcome": outcome}) or 0
 
 
 def test_runs_come_by_themselves_and_a_failure_ends_nothing(history: History) -> None:
-    """The table is missing, is there again, and is filled; the thread ends when told to."""
+    """The source table is missing, then restored and filled; the thread ends when it is stopped."""
     metrics = Metrics()
     projecting = ProjectionThread(changed(history, overrides_interval_s=0.05), history.store, metrics)
     history.stamp(node(2, 1))
@@ -41,30 +41,30 @@ def test_runs_come_by_themselves_and_a_failure_ends_nothing(history: History) ->
 
 
 def test_several_loaders_share_the_runs(history: History) -> None:
-    """Who comes soon after another's run lets its turn pass."""
+    """A loader skips its run soon after another loader's."""
     both = [Metrics(), Metrics()]
     first, second = (ProjectionThread(history.settings, history.store, metrics) for metrics in both)
     history.stamp(node(2, 1))
-    first.turn(NOW_MS)
-    second.turn(NOW_MS + MINUTE_MS // 2)
+    first.run_due(NOW_MS)
+    second.run_due(NOW_MS + MINUTE_MS // 2)
     assert [outcomes(metrics, "unchanged") for metrics in both] == [1, 0]
-    second.turn(NOW_MS + MINUTE_MS)
+    second.run_due(NOW_MS + MINUTE_MS)
     assert [outcomes(metrics, "unchanged") for metrics in both] == [1, 1]
 
 
 def test_a_week_after_the_first_run_and_each_week_old_rows_are_rewritten(history: History) -> None:
-    """Not before, and never where it is switched off."""
+    """Not earlier, and never where squashes are switched off."""
     metrics = Metrics()
     history.merge(Slot(node(2, 1), node(1, 1)))
     history.stamp(node(2, 1), days_ago=30)
     weekly = ProjectionThread(history.settings, history.store, metrics)
-    weekly.turn(NOW_MS)
-    weekly.turn(NOW_MS + 6 * DAY_MS)
+    weekly.run_due(NOW_MS)
+    weekly.run_due(NOW_MS + 6 * DAY_MS)
     assert history.overrides()
     switched_off = ProjectionThread(changed(history, squash_every_days=0), history.store, metrics)
-    switched_off.turn(NOW_MS + 7 * DAY_MS)
+    switched_off.run_due(NOW_MS + 7 * DAY_MS)
     assert history.overrides()
-    weekly.turn(NOW_MS + 7 * DAY_MS + MINUTE_MS)
+    weekly.run_due(NOW_MS + 7 * DAY_MS + MINUTE_MS)
     assert not history.overrides()
     assert last_squash(history.store) >= NOW_MS + 7 * DAY_MS
     assert metrics.registry.get_sample_value("headwater_squashed_rows_total") == 1

@@ -1,4 +1,4 @@
-"""Old rows are rewritten, and what no row needs is forgotten, in the real engine."""
+"""Old rows are rewritten, and unneeded overrides forgotten, in the real engine."""
 
 import json
 from typing import Any
@@ -17,17 +17,17 @@ WEEK = 7.0
 
 
 def never() -> bool:
-    """Nobody stops it."""
+    """Never stop."""
     return False
 
 
 def mutations(history: History) -> int:
-    """How often rows of events were rewritten so far."""
+    """Number of mutations of `events` so far."""
     return int(history.store.rows("SELECT count() FROM system.mutations WHERE table = 'events'")[0][0])
 
 
 def linked(history: History) -> None:
-    """Two ids linked to others; the first has rows of this week and of two months, the second old ones only."""
+    """Two ids linked to others; the first has rows of this week and of two months, the second old rows only."""
     history.merge(Slot(node(2, 1), node(1, 1)), Slot(node(2, 2), node(1, 2)))
     history.stamp(node(2, 1))
     history.stamp(node(2, 1), node(2, 2), node(3, 3), days_ago=40)
@@ -36,15 +36,15 @@ def linked(history: History) -> None:
 
 
 def test_old_rows_are_rewritten_and_only_needless_overrides_forgotten(history: History) -> None:
-    """The view says the same before and after; every row keeps its offset; young rows keep their stamp and their override."""
+    """The view is unchanged; every row keeps its offset; young rows keep their stamp and their override."""
     linked(history)
     places = "SELECT _partition, _offset, node, collector_ts FROM headwater.events ORDER BY _offset"
     before, rows = (
         history.store.rows("SELECT profile_now FROM headwater.events_now ORDER BY _offset"),
         history.store.rows(places),
     )
-    done = squash(history.store, NOW_MS + 1, WEEK, never)
-    assert (done.rows, len(done.months), done.forgotten, done.overrides) == (3, 2, 1, 1)
+    result = squash(history.store, NOW_MS + 1, WEEK, never)
+    assert (result.rows, len(result.months), result.forgotten, result.overrides) == (3, 2, 1, 1)
     assert history.store.rows("SELECT profile_now FROM headwater.events_now ORDER BY _offset") == before
     assert history.store.rows(places) == rows
     assert history.overrides() == {node(2, 1): node(1, 1)}
@@ -56,14 +56,14 @@ def test_old_rows_are_rewritten_and_only_needless_overrides_forgotten(history: H
 
 
 def test_a_squash_without_old_rows_touches_nothing(history: History) -> None:
-    """No rewriting is begun, in no month: the second time, and where all is young."""
+    """No mutation starts in months without old rows, the second time too."""
     linked(history)
     squash(history.store, NOW_MS + 1, WEEK, never)
     count = mutations(history)
     assert squash(history.store, NOW_MS + 2, WEEK, never).rows == 0
     assert mutations(history) == count
-    done = squash(history.store, NOW_MS + 3, -1, never)
-    assert len(done.months) == 1, "the month of the young row alone"
+    result = squash(history.store, NOW_MS + 3, -1, never)
+    assert len(result.months) == 1, "the month of the young row alone"
     assert history.overrides() == {}
 
 
@@ -78,7 +78,7 @@ def test_what_rows_were_rewritten_to_is_stamped_from_then_on(history: History) -
 
 
 def test_an_id_that_is_stamped_again_later_has_its_override_again(history: History) -> None:
-    """A late event under an old id."""
+    """A late event carries an old id."""
     linked(history)
     squash(history.store, NOW_MS + 1, WEEK, never)
     assert node(2, 2) not in history.overrides()
@@ -88,7 +88,7 @@ def test_an_id_that_is_stamped_again_later_has_its_override_again(history: Histo
 
 
 class Meddling:
-    """A store in which something happens just before a statement that begins so."""
+    """A store in which something happens just before a statement that contains a text."""
 
     def __init__(self, store: Store, before: str, happens: Any) -> None:
         self._store = store
@@ -96,7 +96,7 @@ class Meddling:
         self._happens = happens
 
     def command(self, statement: str) -> None:
-        """The store's, late."""
+        """Let it happen, then run the statement."""
         if self._before in statement:
             self._happens()
         self._store.command(statement)
@@ -106,7 +106,7 @@ class Meddling:
 
 
 def test_an_override_that_changed_meanwhile_is_kept(history: History) -> None:
-    """Its id leads elsewhere since the squash began: it is not what the squash has worked off."""
+    """Its id leads elsewhere since the squash began."""
     linked(history)
 
     def changes() -> None:
@@ -114,13 +114,13 @@ def test_an_override_that_changed_meanwhile_is_kept(history: History) -> None:
         project(history.store, NOW_MS + OVERLAP_MS)
 
     meddling: Any = Meddling(history.store, "ALTER TABLE", changes)
-    done = squash(meddling, NOW_MS + 1, WEEK, never)
-    assert done.forgotten == 0
+    result = squash(meddling, NOW_MS + 1, WEEK, never)
+    assert result.forgotten == 0
     assert history.overrides() == {node(2, 1): node(1, 1), node(2, 2): node(1, 7)}
 
 
 def test_an_id_that_is_seen_again_meanwhile_is_kept(history: History) -> None:
-    """Also when its row comes after the squash has looked for rows."""
+    """Also when its row comes after the squash has searched for rows."""
     linked(history)
 
     def comes() -> None:
@@ -134,7 +134,7 @@ def test_an_id_that_is_seen_again_meanwhile_is_kept(history: History) -> None:
 
 
 def test_a_squash_that_is_stopped_is_finished_by_the_server_and_the_next_one(history: History) -> None:
-    """What it reads stays as long as the server needs it, then nothing is left behind."""
+    """Its tables stay as long as the server reads them; afterwards nothing is left behind."""
     linked(history)
     history.store.command("SYSTEM STOP MERGES headwater.events")
     with pytest.raises(Retryable):
@@ -143,14 +143,14 @@ def test_a_squash_that_is_stopped_is_finished_by_the_server_and_the_next_one(his
     with pytest.raises(Retryable):
         squash(history.store, NOW_MS + 2, WEEK, lambda: True)
     history.store.command("SYSTEM START MERGES headwater.events")
-    done = squash(history.store, NOW_MS + DAY_MS, WEEK, never)
-    assert (done.forgotten, done.overrides) == (1, 1)
+    result = squash(history.store, NOW_MS + DAY_MS, WEEK, never)
+    assert (result.forgotten, result.overrides) == (1, 1)
     assert not history.leftovers()
     assert history.now()[node(1, 2), node(1, 2)] == 1
 
 
 def test_rewriting_that_cannot_work_is_said(history: History) -> None:
-    """Instead of being waited for."""
+    """A failing mutation raises Halted instead of being waited for."""
     linked(history)
     history.store.command("CREATE TABLE headwater.identity_work_1_frozen AS headwater.identity_overrides")
     history.store.command(
@@ -164,7 +164,7 @@ def test_rewriting_that_cannot_work_is_said(history: History) -> None:
 
 
 def test_the_command_prints_counts(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For people and as JSON; its help has an example."""
+    """Text and JSON show the same figures, and the help has an example."""
     monkeypatch.setenv("HEADWATER_CLICKHOUSE", history.server.url)
     linked(history)
     first = CliRunner().invoke(app, ["squash", "--older-than", "60"]).stdout.splitlines()

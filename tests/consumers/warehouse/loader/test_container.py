@@ -1,4 +1,4 @@
-"""Container files around undecoded datums."""
+"""Avro containers around undecoded datums."""
 
 from io import BytesIO
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_each_row_is_a_block_of_its_own(contracts_dir: Path) -> None:
     contract = Registry(contracts_dir).latest("events.resolved")
     good = event(contract, 1)
     rows = Container(contract).pack(SOURCE, 0, [(0, good), (1, good[:-3]), (2, good)])
-    found = reader(BytesIO(rows))
-    assert next(found)["_offset"] == 0
+    datums = reader(BytesIO(rows))
+    assert next(datums)["_offset"] == 0
     with pytest.raises((ValueError, EOFError)):
-        next(found)
+        next(datums)

@@ -1,4 +1,4 @@
-"""What a commit's metadata says about an insert."""
+"""Metadata of commits, and buffers of partitions."""
 
 import pytest
 
@@ -10,7 +10,7 @@ SOURCE = TopicPartition("events.resolved", 3, "AAAAAAAAQACAAAAAAAAAAA")
 
 
 def test_metadata_comes_back_from_its_text() -> None:
-    """Topic id, intent and what is waited for are written and read again; the token names the topic's creation."""
+    """Topic id, intent and reason are written and read again; the token contains the topic id."""
     metadata = CommitMetadata(SOURCE.topic_id, Intent(10, 25), "ClickHouse: its disk is full")
     assert read_metadata(10, metadata.text) == metadata
     assert read_metadata(26, CommitMetadata(SOURCE.topic_id).text) == CommitMetadata(SOURCE.topic_id)
@@ -18,7 +18,7 @@ def test_metadata_comes_back_from_its_text() -> None:
 
 
 def test_metadata_of_an_older_version_is_understood() -> None:
-    """An insert that was begun before topics had ids here is replayed after an upgrade."""
+    """An insert that an older version began is replayed after an upgrade."""
     assert read_metadata(10, "v1:10-25") == CommitMetadata("", Intent(10, 25))
 
 
@@ -30,7 +30,7 @@ def test_metadata_of_an_older_version_is_understood() -> None:
     ],
 )  # fmt: skip
 def test_other_metadata_is_no_intent(text: str | None) -> None:
-    """Nothing is guessed from metadata of another form, or of another offset."""
+    """Metadata of another form or for another offset is ignored."""
     assert read_metadata(10, text).intent is None
 
 
@@ -40,16 +40,16 @@ def test_a_text_that_is_waited_for_is_bounded() -> None:
 
 
 def test_a_replayed_batch_ends_where_the_intent_does() -> None:
-    """Records after the intent wait for the next batch, and a hole at its end is no reason to wait."""
+    """Records after the intent wait for the next batch, and a gap at its end does not delay it."""
     buffer = PartitionBuffer(SOURCE, 10, Intent(10, 14))
     for offset in (10, 11, 13):
         buffer.extend([offset], [None], [b"x"], 0.0)
     assert not buffer.due(100.0)
     buffer.extend([16], [None], [b"y"], 0.0)
     assert buffer.due(0.0)
-    batch = buffer.batch()
+    batch = buffer.next_batch()
     assert (batch.offsets, batch.next, batch.intent) == ([10, 11, 13], 16, Intent(10, 14))
-    buffer.done(batch, 1.0)
+    buffer.mark_committed(batch, 1.0)
     assert (buffer.offsets, buffer.intent, buffer.committed) == ([16], None, 16)
 
 
@@ -60,9 +60,9 @@ def test_a_failed_batch_is_doubted_and_waits_longer_each_time() -> None:
     assert buffer.due(2.0)
     pauses = []
     for _ in range(8):
-        batch = buffer.batch()
+        batch = buffer.next_batch()
         buffer.in_flight = batch
-        buffer.failed(batch, "ClickHouse does not answer", 2.0)
+        buffer.mark_failed(batch, "ClickHouse does not answer", 2.0)
         assert buffer.uncertain
         assert buffer.intent == Intent(0, 0)
         assert not buffer.due(buffer.retry_at - 0.01)
@@ -72,25 +72,25 @@ def test_a_failed_batch_is_doubted_and_waits_longer_each_time() -> None:
 
 
 def test_reading_goes_on_while_a_batch_is_in_flight() -> None:
-    """Records that arrive meanwhile are the next batch, which is not due before the first is done."""
+    """Records that arrive meanwhile are the next batch, which is not due before the first has ended."""
     buffer = PartitionBuffer(SOURCE, 0)
     for offset in range(3):
         buffer.extend([offset], [None], [b"xyz"], 0.0)
-    batch = buffer.batch()
+    batch = buffer.next_batch()
     buffer.in_flight = batch
     buffer.extend([3], [None], [b"x"], 50.0)
     assert not buffer.due(100.0)
     assert (buffer.size, buffer.since) == (10, 50.0)
-    buffer.done(batch, 51.0)
+    buffer.mark_committed(batch, 51.0)
     assert (buffer.offsets, buffer.size) == ([3], 1)
     assert buffer.due(52.0)
 
 
 def test_a_partition_that_waits_is_read_no_further() -> None:
-    """It holds what its intent covers; a predecessor's intent is read to its end before anything is paused."""
+    """A buffer holds what its intent covers; a predecessor's intent is read to its end before the partition is paused."""
     buffer = PartitionBuffer(SOURCE, 10, Intent(10, 14), uncertain=True)
-    assert not buffer.settled
+    assert not buffer.ready
     buffer.extend([10, 11], [None, None], [b"x", b"x"], 0.0)
-    assert not buffer.settled
+    assert not buffer.ready
     buffer.extend([20], [None], [b"x"], 0.0)
-    assert buffer.settled
+    assert buffer.ready

@@ -11,8 +11,9 @@ import confluent_kafka as ck
 import pytest
 
 from consumers.warehouse.history.squash import squash
-from consumers.warehouse.loader.loop import GROUP, TopicMadeAnew, Warehouse
+from consumers.warehouse.loader.loop import GROUP, Warehouse
 from consumers.warehouse.loader.rows import RowLoader
+from consumers.warehouse.loader.topic_check import TopicReplaced
 from consumers.warehouse.verifying import verify
 from infra.clients.kafka import producer, reader
 from infra.telemetry.metrics import Metrics
@@ -22,14 +23,14 @@ from tests.consumers.warehouse.plant import Plant, event, wait
 
 
 def assert_exact(plant: Plant, records: int) -> None:
-    """Each record of events.resolved has its one row."""
-    found = verify(plant.settings)
-    assert all(one.exact for one in found), [one.text for one in found if not one.exact]
-    assert sum(one.records for one in found if one.topic == "events.resolved") == records
+    """Each record of events.resolved has exactly one row."""
+    results = verify(plant.settings)
+    assert all(result.exact for result in results), [result.text for result in results if not result.exact]
+    assert sum(result.records for result in results if result.topic == "events.resolved") == records
 
 
 def test_rows_land_once_poison_becomes_a_letter_and_a_new_column_appears(plant: Plant, tmp_path: Path) -> None:
-    """Loads records, takes a broken one out of the middle, and adds a column for a contract that is new to it."""
+    """Records are loaded, a broken one becomes a dead letter, and a new contract adds its column."""
     contract = plant.registry.latest("events.resolved")
     good = [event(contract, n) for n in range(2_000)]
     broken = good[:10]
@@ -66,11 +67,11 @@ def test_rows_land_once_poison_becomes_a_letter_and_a_new_column_appears(plant: 
 
 
 def test_a_hole_is_found_and_filled_and_nothing_doubles_when_read_again(plant: Plant) -> None:
-    """Rows that vanished come back when the group begins again at the start, and the others stay single."""
+    """Missing rows come back when the group is reset to the beginning, and no row is doubled."""
     before = plant.count("count()")
     plant.store.command("DELETE FROM headwater.events WHERE _partition = 0 AND _offset % 3 = 1")
     assert plant.count("count()") < before
-    assert not all(one.exact for one in verify(plant.settings))
+    assert not all(result.exact for result in verify(plant.settings))
     consumer = reader(plant.settings, GROUP)
     offsets = [ck.TopicPartition("events.resolved", n, 0) for n in range(4)]
     wait(lambda: _commit(consumer, offsets), 20)
@@ -91,7 +92,7 @@ def _commit(consumer: object, offsets: list[object]) -> bool:
 
 
 class MeetsRebalances:
-    """A consumer whose reads meet a rebalance after their first record and get the same partitions again, ten times."""
+    """A consumer with a rebalance after the first record of a read, which assigns the same partitions again, ten times."""
 
     def __init__(self, warehouse: Warehouse) -> None:
         self._warehouse = warehouse
@@ -100,60 +101,60 @@ class MeetsRebalances:
         self.met = 0
 
     def poll(self, timeout: float) -> ck.Message | None:
-        """As the client does it."""
+        """Poll the client and remember the record."""
         self._polled = self._consumer.poll(timeout)
         return self._polled
 
     def consume(self, n: int, timeout: float) -> list[ck.Message]:
-        """As the client does it: the callback runs in the middle of the call."""
+        """Consume after a rebalance: its callback runs in the middle of the call."""
         if self.met < 10 and self._polled is not None and self._polled.error() is None:
             self.met += 1
             self._warehouse._assigned(self._consumer, self._consumer.assignment())
-        found: list[ck.Message] = self._consumer.consume(n, timeout)
-        return found
+        messages: list[ck.Message] = self._consumer.consume(n, timeout)
+        return messages
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
 
 
 def test_a_rebalance_in_the_middle_of_a_read_doubles_nothing(plant: Plant) -> None:
-    """What was polled before it is read again, and is not taken twice."""
-    before = sum(one.records for one in verify(plant.settings) if one.topic == "events.resolved")
+    """The record that was polled before the rebalance is read again and not buffered twice."""
+    before = sum(result.records for result in verify(plant.settings) if result.topic == "events.resolved")
     contract = plant.registry.latest("events.resolved")
     warehouse = Warehouse(plant.settings, RowLoader(plant.store, plant.registry, Metrics()), plant.registry, Metrics())
     client = MeetsRebalances(warehouse)
     warehouse._consumer = client
-    deadline, sent = time.monotonic() + 60, 0
+    deadline, published = time.monotonic() + 60, 0
 
     def stopping() -> bool:
-        nonlocal sent
+        nonlocal published
         if client.met < 10:
             plant.send([event(contract, n) for n in range(50)])
-            sent += 50
+            published += 50
         return time.monotonic() > deadline or (client.met == 10 and plant.caught_up())
 
     warehouse.run(stopping)
     assert client.met == 10
-    assert_exact(plant, before + sent)
+    assert_exact(plant, before + published)
 
 
 def test_a_topic_of_another_id_ends_the_loader_when_it_is_assigned(plant: Plant) -> None:
-    """A client that has read a topic does not read the one that replaced it: the process starts again instead of waiting."""
+    """A client does not read the topic that replaced another: the process must start again."""
     warehouse = Warehouse(plant.settings, RowLoader(plant.store, plant.registry, Metrics()), plant.registry, Metrics())
-    warehouse._topic_ids = {"events.resolved": "the id of the topic before"}
+    warehouse._topics.ids = {"events.resolved": "the id of the topic before"}
     deadline = time.monotonic() + 60
-    with pytest.raises(TopicMadeAnew, match=r"events\.resolved"):
+    with pytest.raises(TopicReplaced, match=r"events\.resolved"):
         warehouse.run(lambda: time.monotonic() > deadline)
 
 
 def test_kill_9_at_random_moments_loses_and_doubles_nothing(plant: Plant) -> None:
-    """Kills of the loader and of ClickHouse (every fourth), under load, aborted transactions in between: a row a record."""
+    """Each record has one row after kills of the loader and of ClickHouse, under load, with aborted transactions."""
     chance = random.Random(7)
     contract = plant.registry.latest("events.resolved")
-    before = sum(one.records for one in verify(plant.settings) if one.topic == "events.resolved")
+    before = sum(result.records for result in verify(plant.settings) if result.topic == "events.resolved")
     client = producer(plant.settings, transactional_id="flow")
     client.init_transactions(30)
-    sent, kills = 0, 0
+    published, kills = 0, 0
     process = plant.start()
     next_kill = time.monotonic() + 3
     # At least twelve, and until one has hit an insert: on a busy machine the first ones may all hit a start.
@@ -167,7 +168,7 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(plant: Plant) -> Non
             client.abort_transaction(30)
         else:
             client.commit_transaction(30)
-            sent += 400
+            published += 400
         if time.monotonic() > next_kill:
             kills += 1
             if kills % 4 == 0:
@@ -183,13 +184,13 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(plant: Plant) -> Non
     process.wait()
     with plant.loading():
         plant.wait_caught_up()
-    assert_exact(plant, before + sent)
+    assert_exact(plant, before + published)
     assert "replaying" in plant.log.read_text(), "no kill hit an insert: the test proves little"
 
 
 def test_history_follows_the_identity_graph_and_rewritten_rows_are_found_by_a_replay(plant: Plant) -> None:
-    """The loader's process maps what it has loaded; after a squash, a group set back to the beginning doubles nothing."""
-    before = sum(one.records for one in verify(plant.settings) if one.topic == "events.resolved")
+    """The loader's process maps its rows; after a squash, resetting the group to the beginning doubles nothing."""
+    before = sum(result.records for result in verify(plant.settings) if result.topic == "events.resolved")
     merges, events = plant.registry.latest("identity.merges"), plant.registry.latest("events.resolved")
     link = {"node": "2" + "c" * 32, "parent": "1" + "d" * 32, "event_id": "link", "evidence_ts": int(time.time() * 1000)}
     with plant.loading():
@@ -197,8 +198,8 @@ def test_history_follows_the_identity_graph_and_rewritten_rows_are_found_by_a_re
         plant.send([encode(merges, link)], "identity.merges")
         wait(lambda: bool(plant.count(f"countIf(profile_now = '{link['parent']}')", "events_now") == 20), 30, plant.log)
         plant.wait_caught_up()
-    done = squash(plant.store, int(time.time() * 1000), -1, lambda: False)
-    assert (done.rows, done.overrides) == (20, 0)
+    squashed = squash(plant.store, int(time.time() * 1000), -1, lambda: False)
+    assert (squashed.rows, squashed.overrides) == (20, 0)
     assert plant.count(f"countIf(profile_id = '{link['parent']}')") == 20
     consumer = reader(plant.settings, GROUP)
     offsets = [ck.TopicPartition("events.resolved", n, 0) for n in range(4)]
@@ -210,7 +211,7 @@ def test_history_follows_the_identity_graph_and_rewritten_rows_are_found_by_a_re
 
 
 def test_rows_past_their_time_to_live_halt_nothing(plant: Plant) -> None:
-    """Rows that the table's TTL takes at once are no hole: read again, they are passed by. Last, because they stay away."""
+    """Rows that the TTL removes at once are skipped when they are read again. Runs last, because they stay away."""
     contract = plant.registry.latest("identity.merges")
     old = {"node": "2" + "a" * 32, "parent": "1" + "b" * 32, "epoch": 1, "event_id": "old", "evidence_ts": 1}
     records = [encode(contract, old), encode(contract, old | {"evidence_ts": int(time.time() * 1000)})]

@@ -1,4 +1,4 @@
-"""Contracts as tables."""
+"""Tables of contracts."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_types(avro: object, column: str) -> None:
     "avro", [{"type": "fixed", "name": "f", "size": 16}, ["string", "long"], {"type": "record", "name": "R"}]
 )
 def test_types_without_a_column_are_refused(avro: object) -> None:
-    """What ClickHouse's reader could not fill is said before there is a table."""
+    """Types that ClickHouse's reader cannot fill are refused before a table exists."""
     with pytest.raises(ConfigError, match="no ClickHouse column"):
         ddl.column_type(avro)
 
@@ -49,7 +49,7 @@ def test_every_loaded_topic_has_a_table(topic: str, contracts_dir: Path) -> None
 
 
 def test_missing_columns_are_those_of_the_contract_without_a_column(contracts_dir: Path) -> None:
-    """Nothing is missing of a full table; a field without a column is."""
+    """A full table lacks nothing; a field without a column is missing."""
     contract, table = Registry(contracts_dir).latest("stream.counts"), TABLES["stream.counts"]
     assert ddl.missing_columns(contract, [*contract.names, "_offset"]) == []
     assert ddl.missing_columns(contract, set(contract.names) - {"n"}) == ["`n` Int64"]
@@ -72,7 +72,7 @@ def test_columns_that_hold_a_contracts_values_fit(kind: str, contracts_dir: Path
 
 @pytest.mark.parametrize("kind", ["String", "Int32", "UInt64", "Float64", "DateTime64(3, 'UTC')", "Array(Int64)"])
 def test_a_column_of_another_type_is_named_with_both_types(kind: str, contracts_dir: Path) -> None:
-    """The statement that mends it is there too."""
+    """The message includes the statement that repairs it."""
     contract = Registry(contracts_dir).latest("stream.counts")
     (wrong,) = ddl.unfit_columns(contract, column(kind))
     assert f"column n is {kind}, the contract needs Int64" in wrong
@@ -80,14 +80,14 @@ def test_a_column_of_another_type_is_named_with_both_types(kind: str, contracts_
 
 
 def test_a_computed_column_cannot_take_a_contracts_values(contracts_dir: Path) -> None:
-    """An ALIAS or MATERIALIZED column of that name is in the way."""
+    """An ALIAS or MATERIALIZED column of that name is reported."""
     contract = Registry(contracts_dir).latest("stream.counts")
     (wrong,) = ddl.unfit_columns(contract, column("Int64", "MATERIALIZED"))
     assert "column n is MATERIALIZED" in wrong
 
 
 def test_place_columns_of_an_older_table_say_which_topic_its_rows_are_of() -> None:
-    """Rows that were loaded before topics had ids here belong to the topic that is there."""
+    """Rows of an older table get the id of the present topic."""
     assert ddl.missing_place_columns(ddl.PLACE, "abc") == []
     assert ddl.missing_place_columns({"_partition", "_offset"}, "abc") == [
         "`_topic_id` LowCardinality(String) DEFAULT 'abc'",

@@ -1,9 +1,9 @@
-"""Values that are equal hash equal, whatever they are: NULL, NaN, maps, arrays, columns that were widened."""
+"""Equal values have equal hashes: NULL, NaN, maps, arrays, widened columns."""
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -32,7 +32,7 @@ ODD: tuple[dict[str, Any], ...] = (
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """A contract with one field of each kind that could hash oddly."""
+    """A contract with one field of each kind that could hash differently."""
     folder: Path = tmp_path_factory.mktemp("contracts")
     for file in [*PACKAGED_CONTRACTS.glob("*.avsc"), *PACKAGED_CONTRACTS.glob("*.json")]:
         shutil.copy(file, folder)
@@ -54,22 +54,33 @@ def records(contract: Contract) -> list[bytes]:
         {"maybe": -5, "ratio": -0.0, "pairs": {"a": "2", "b": "1"}, "several": ["", "x"]},
         {"maybe": None, "several": ["", "", "\x00"], "small": -1},
     ]
-    return [encode(contract, {**base, **one}) for one in odd]
+    return [encode(contract, {**base, **values}) for values in odd]
+
+
+class FilledTable(NamedTuple):
+    """A table with the odd rows, and what compares them."""
+
+    store: Store
+    contents: Contents
+    contract: Contract
+    piece: Slice
 
 
 @pytest.fixture
-def filled(history: History, registry: Registry) -> tuple[Store, Contents, Contract, Slice]:
-    """A table with those rows, inserted as the loader does."""
+def filled(history: History, registry: Registry) -> FilledTable:
+    """A table with those rows, inserted as the loader inserts."""
     contract, store = registry.latest("privacy.acks"), history.store
     store.command("DROP TABLE IF EXISTS headwater.odd SYNC")
     store.command(ddl.create_table(contract, TABLE))
     values = records(contract)
     container = Container(contract)
     store.insert(TABLE, container.columns, container.pack(SOURCE, 1_800_000_000_000, enumerate(values)), "token")
-    return store, Contents(store, registry, TABLE), contract, Slice(0, len(values), list(range(len(values))), values)
+    return FilledTable(
+        store, Contents(store, registry, TABLE), contract, Slice(0, len(values), list(range(len(values))), values)
+    )
 
 
-def test_equal_rows_are_equal(filled: tuple[Store, Contents, Contract, Slice]) -> None:
+def test_equal_rows_are_equal(filled: FilledTable) -> None:
     """Also after a merge, and in a column that was widened."""
     store, contents, contract, piece = filled
     positions = range(len(piece.values))
@@ -82,7 +93,7 @@ def test_equal_rows_are_equal(filled: tuple[Store, Contents, Contract, Slice]) -
 
 
 @pytest.mark.parametrize(
-    ("change", "where", "offsets"),
+    ("change", "condition", "offsets"),
     [
         ("maybe = 0", "_offset = 0", {0}),
         ("maybe = NULL", "_offset = 1", {1}),
@@ -93,9 +104,7 @@ def test_equal_rows_are_equal(filled: tuple[Store, Contents, Contract, Slice]) -
         ("room = 'y'", "1", {0, 1, 2, 3}),
     ],
 )
-def test_each_changed_value_is_seen(
-    filled: tuple[Store, Contents, Contract, Slice], change: str, where: str, offsets: set[int]
-) -> None:
+def test_each_changed_value_is_seen(filled: FilledTable, change: str, condition: str, offsets: set[int]) -> None:
     """NULL against 0, a zero's sign, one entry of a map, one element of an array."""
     store, contents, contract, piece = filled
     if change.startswith("room"):
@@ -105,7 +114,7 @@ def test_each_changed_value_is_seen(
         store.command("EXCHANGE TABLES headwater.copy AND headwater.odd")
         store.command("DROP TABLE headwater.copy SYNC")
     else:
-        store.command(f"ALTER TABLE headwater.odd UPDATE {change} WHERE {where} SETTINGS mutations_sync = 1")
+        store.command(f"ALTER TABLE headwater.odd UPDATE {change} WHERE {condition} SETTINGS mutations_sync = 1")
     positions = range(len(piece.values))
     assert not contents.equal(SOURCE, piece, contract, positions)
     assert contents.different(SOURCE, piece, contract, positions) == (offsets, set())

@@ -1,4 +1,4 @@
-"""What verification finds and the repairs mend, with real servers: holes, doubled rows, changed values, topics made anew."""
+"""Verification finds faults and repairs remove them, with real servers: holes, duplicates, changed values, replaced topics."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from consumers.gauge.row_checks import read_row_checks
 from consumers.warehouse.app import app
-from consumers.warehouse.erasing import remove
+from consumers.warehouse.erasing import remove_rows
 from consumers.warehouse.verification.contents import PREFIX
 from consumers.warehouse.verification.repair_lock import repair_lock
 from consumers.warehouse.verification.results import FAULTS
@@ -38,7 +38,7 @@ DAY_MS = 86_400_000
 
 @pytest.fixture(scope="module")
 def filled(plant: Plant) -> Plant:
-    """A plant with 4,000 events, some of them aborted, and one record that cannot be read; no loader runs."""
+    """Servers with 4,000 events, some of them aborted, and one undecodable record; no loader runs."""
     contract = plant.registry.latest("events.resolved")
     with plant.loading():
         plant.send([event(contract, n) for n in range(4_000)])
@@ -49,7 +49,7 @@ def filled(plant: Plant) -> Plant:
 
 @pytest.fixture
 def run(filled: Plant, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command of `headwater warehouse` over the plant."""
+    """Run a command of `headwater warehouse` on these servers."""
     for name, value in filled.environment.items():
         monkeypatch.setenv(name, value)
 
@@ -60,28 +60,28 @@ def run(filled: Plant, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def faults(plant: Plant) -> dict[str, int]:
-    """Kind -> wrong rows that verification knows of."""
+    """Kind -> wrong rows that are reported."""
     sums = ", ".join(f"sum({kind})" for kind in FAULTS)
     return dict(zip(FAULTS, plant.store.rows(f"SELECT {sums} FROM headwater.verification_faults")[0], strict=True))
 
 
 def settings(plant: Plant, **more: Any) -> Settings:
-    """The plant's settings with others beside."""
+    """The servers' settings with some changed."""
     return plant.settings.model_copy(update=more)
 
 
 def wrong(results: Sequence[Any]) -> list[str]:
-    """What is not exact, in words."""
+    """Texts of the results that are not exact."""
     return [result.text for result in results if not result.exact]
 
 
 def total(results: Sequence[Any]) -> int:
-    """Records of all partitions."""
+    """Records of all results."""
     return sum(result.records for result in results)
 
 
 def test_new_offsets_are_verified_once_and_all_of_them_in_full(filled: Plant) -> None:
-    """The first run looks at everything, the next at nothing, one after new records at those, a full one at everything."""
+    """The first run compares everything, the next nothing, one after new records those, a full one everything."""
     first = verify_new(filled.settings)
     assert (wrong(first), total(first)) == ([], 4_002)
     assert sum(result.dead for result in first) == 1
@@ -97,7 +97,7 @@ def test_new_offsets_are_verified_once_and_all_of_them_in_full(filled: Plant) ->
 
 
 def test_a_hole_is_found_by_the_hourly_run_and_filled_by_replay(filled: Plant, run: Any) -> None:
-    """Missing rows stay reported until `replay` has filled them in; erased rows stay away; the alarm ends by itself."""
+    """Missing rows are reported until `replay` fills them in; erased rows stay away; the alarm ends by itself."""
     before = filled.count("count()")
     contract = filled.registry.latest("events.resolved")
     with filled.loading():
@@ -105,7 +105,7 @@ def test_a_hole_is_found_by_the_hourly_run_and_filled_by_replay(filled: Plant, r
         filled.wait_caught_up()
         newest = filled.count("max(_offset)", "events WHERE _partition = 0")
         filled.store.command(f"ALTER TABLE headwater.events DELETE WHERE _partition = 0 AND _offset > {newest - 7} {SYNC}")
-        remove(filled.store, "ab" * 16, {"events": f"_partition = 0 AND _offset = {newest - 20}"})
+        remove_rows(filled.store, "ab" * 16, {"events": f"_partition = 0 AND _offset = {newest - 20}"})
         metrics = Metrics()
         verifying = VerificationThread(settings(filled, verify_interval_s=1), filled.store, filled.registry, metrics)
         verifying.verify_due()
@@ -115,9 +115,9 @@ def test_a_hole_is_found_by_the_hourly_run_and_filled_by_replay(filled: Plant, r
         assert wrong(verify_new(filled.settings)), "what is wrong is looked at again"
         finding = doctor.check_warehouse_rows(filled.settings)
         assert (finding.grade, "replay" in finding.advice) == (Grade.FAIL, True)
-        done = run("replay", "--from", "1h", "--json")
-        assert done.exit_code == 0, done.output
-        outcome = json.loads(done.stdout)
+        command_result = run("replay", "--from", "1h", "--json")
+        assert command_result.exit_code == 0, command_result.output
+        outcome = json.loads(command_result.stdout)
         assert (outcome["filled"], outcome["missing"]) == (7, 0)
         verifying.verify_due()
         assert metrics.registry.get_sample_value("headwater_verification_wrong_rows", series) == 0
@@ -130,7 +130,7 @@ def test_a_hole_is_found_by_the_hourly_run_and_filled_by_replay(filled: Plant, r
 
 
 def test_doubled_rows_are_removed_and_the_right_one_stays(filled: Plant, run: Any) -> None:
-    """Copies go, of differing ones the one that equals Kafka's record stays, in spite of merges and inserts meanwhile."""
+    """Copies go, and of differing rows the one that equals Kafka's record stays, despite merges and inserts meanwhile."""
     before = filled.count("count()")
     copied = "_partition = 1 AND _offset BETWEEN 10 AND 400"
     for _ in range(2):
@@ -149,14 +149,14 @@ def test_doubled_rows_are_removed_and_the_right_one_stays(filled: Plant, run: An
     with filled.loading():
         contract = filled.registry.latest("events.resolved")
         filled.send([event(contract, n) for n in range(500)])
-        done = run("dedupe", "--json")
+        command_result = run("dedupe", "--json")
         filled.wait_caught_up()
-    assert done.exit_code == 0, done.output
-    by_partition = {one["partition"]: one for one in json.loads(done.stdout)["partitions"]}
+    assert command_result.exit_code == 0, command_result.output
+    by_partition = {partition["partition"]: partition for partition in json.loads(command_result.stdout)["partitions"]}
     assert by_partition[1]["removed"] == 782
     assert by_partition[3]["corrected"] == [7]
-    assert sum(one["duplicates"] for one in by_partition[1]["before"]) == 782
-    assert sum(one["duplicates"] for one in by_partition[1]["after"]) == 0
+    assert sum(verified["duplicates"] for verified in by_partition[1]["before"]) == 782
+    assert sum(verified["duplicates"] for verified in by_partition[1]["after"]) == 0
     assert set(faults(filled).values()) == {0}
     assert filled.count("count()") == before + 500
     assert filled.count("countIf(page_url = 'changed')") == 0
@@ -164,7 +164,7 @@ def test_doubled_rows_are_removed_and_the_right_one_stays(filled: Plant, run: An
 
 
 def test_dedupe_that_is_killed_loses_no_row(filled: Plant) -> None:
-    """Killed at any moment, while parts are merged, it leaves at least one row of each offset; the next run does the rest."""
+    """Killed at any moment during merges, it leaves at least one row of each offset; the next run completes the rest."""
     everything = filled.count("count()")
     for _ in range(3):
         filled.store.command(
@@ -200,7 +200,7 @@ def _removing(plant: Plant) -> bool:
 
 
 def test_a_changed_value_is_found_by_content(filled: Plant) -> None:
-    """Counts are right and the offsets too; identity that is rewritten lawfully is no difference."""
+    """Counts and offsets are right, the value is not; identity that is rewritten is no difference."""
     change = "ALTER TABLE headwater.events UPDATE {} WHERE _partition = 2 AND _offset IN (3, 4) " + SYNC
     filled.store.command(change.format("profile_id = 'other', identifiers = []"))
     assert wrong(verify(filled.settings)) == []
@@ -213,7 +213,7 @@ def test_a_changed_value_is_found_by_content(filled: Plant) -> None:
 
 
 def test_rows_past_their_time_to_live_are_not_missing(filled: Plant) -> None:
-    """A merge takes them when it likes: they may be there, or not."""
+    """A merge removes them at any time: they may exist or not."""
     contract = filled.registry.latest("identity.merges")
     old = {"node": "2" + "a" * 32, "parent": "1" + "b" * 32, "epoch": 1, "event_id": "old", "evidence_ts": 1}
     filled.send(
@@ -230,7 +230,7 @@ def test_rows_past_their_time_to_live_are_not_missing(filled: Plant) -> None:
 
 
 def test_repairs_refuse_a_second_one_and_senseless_ranges(filled: Plant, run: Any) -> None:
-    """Who does not hold the lock changes nothing, and is told what to do."""
+    """A repair without the lock changes nothing, and the message says what to do."""
     with repair_lock(filled.settings) as lock:
         second = repair_lock(filled.settings)
         with pytest.raises(ConfigError, match="wait until it has ended"), second:
@@ -248,7 +248,7 @@ def test_repairs_refuse_a_second_one_and_senseless_ranges(filled: Plant, run: An
 
 
 def test_the_loader_verifies_by_itself_and_watches_views(filled: Plant, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In its own process: a failing view and wrong rows are in its metrics within the interval, and go again."""
+    """In its own process: a failing view and wrong rows appear in its metrics within the interval, and disappear again."""
     port = free_port()
     for name, value in {"VERIFY_INTERVAL_S": "2", "METRICS_PORT": str(port)}.items():
         monkeypatch.setitem(filled.environment, f"HEADWATER_{name}", value)
@@ -281,15 +281,15 @@ def page(port: int) -> str:
 
 
 def test_offsets_that_kafka_no_longer_has_are_unverifiable_and_never_ok(filled: Plant, run: Any) -> None:
-    """They are counted, and what is doubled among them is found and removed all the same."""
+    """They are counted, and duplicates among them are still found and removed."""
     low = 300
     client: AdminClient = admin(filled.settings)
     filled.store.command("TRUNCATE TABLE headwater.verifications")
     for future in client.delete_records([ck.TopicPartition("events.resolved", 3, low)]).values():
         future.result(30)
     filled.store.command("INSERT INTO headwater.events SELECT * FROM headwater.events WHERE _partition = 3 AND _offset = 20")
-    results = [one for one in verify_new(filled.settings) if (one.topic, one.partition) == ("events.resolved", 3)]
-    assert [(one.unverifiable, one.duplicates, one.missing) for one in results] == [(low, 1, 0)]
+    results = [result for result in verify_new(filled.settings) if (result.topic, result.partition) == ("events.resolved", 3)]
+    assert [(result.unverifiable, result.duplicates, result.missing) for result in results] == [(low, 1, 0)]
     assert doctor.check_warehouse_rows(filled.settings).grade is Grade.FAIL
     assert run("dedupe", "--topic", "events.resolved").exit_code == 0
     assert set(faults(filled).values()) == {0}
@@ -298,7 +298,7 @@ def test_offsets_that_kafka_no_longer_has_are_unverifiable_and_never_ok(filled: 
 
 
 def test_a_loss_that_retention_passes_stays_reported_until_it_is_accepted(filled: Plant, run: Any) -> None:
-    """Rows that were missing are not in order because Kafka has dropped their records."""
+    """Missing rows stay reported after Kafka has dropped their records."""
     source = "_partition = 2 AND _offset BETWEEN 0 AND 9"
     filled.store.command("TRUNCATE TABLE headwater.verifications")
     filled.store.command(f"DELETE FROM headwater.events WHERE {source}")
@@ -315,11 +315,11 @@ def test_a_loss_that_retention_passes_stays_reported_until_it_is_accepted(filled
 
 
 def test_status_shows_tables_lag_and_the_last_result(filled: Plant, run: Any) -> None:
-    """Rows, size, lag and what was verified, in words and as JSON."""
+    """Rows, size, lag and verified offsets, as text and JSON."""
     contract = filled.registry.latest("events.resolved")
     filled.send([event(contract, n) for n in range(10)], partition=1)
     shown = json.loads(run("status", "--json").stdout)
-    (events,) = [one for one in shown["tables"] if one["table"] == "events"]
+    (events,) = [table for table in shown["tables"] if table["table"] == "events"]
     assert events["rows"] == filled.count("count()")
     assert events["lag"] >= 10
     assert events["bytes_on_disk"] > 0
@@ -330,7 +330,7 @@ def test_status_shows_tables_lag_and_the_last_result(filled: Plant, run: Any) ->
 
 
 def test_leftovers_of_a_killed_run_are_dropped(filled: Plant) -> None:
-    """A twin table that is minutes old has nobody; a young one may be somebody's."""
+    """An old twin table is dropped; a young one may be in use."""
     old, young = f"{PREFIX}5_ab", f"{PREFIX}{int(time.time() * 1000)}_cd"
     for name in (old, young):
         filled.store.command(f"CREATE TABLE headwater.{name} (x Int8) ENGINE = Memory")
@@ -341,7 +341,7 @@ def test_leftovers_of_a_killed_run_are_dropped(filled: Plant) -> None:
 
 
 def test_a_topic_made_anew_is_verified_from_its_beginning(filled: Plant) -> None:
-    """Its offsets are others: old rows are no proof of new records, and what was wrong before alarms nobody any more."""
+    """The new topic has other offsets: old rows prove nothing about new records, and earlier faults raise no alarm."""
     filled.store.command(f"ALTER TABLE headwater.events DELETE WHERE _partition = 0 AND _offset = 12 {SYNC}")
     assert wrong(verify(filled.settings))
     client: AdminClient = admin(filled.settings)
@@ -353,7 +353,7 @@ def test_a_topic_made_anew_is_verified_from_its_beginning(filled: Plant) -> None
         filled.send([event(contract, n) for n in range(300)])
         filled.wait_caught_up()
         anew = verify_new(filled.settings)
-    assert (wrong(anew), total([one for one in anew if one.topic == "events.resolved"])) == ([], 300)
+    assert (wrong(anew), total([result for result in anew if result.topic == "events.resolved"])) == ([], 300)
     assert set(faults(filled).values()) == {0}
 
 

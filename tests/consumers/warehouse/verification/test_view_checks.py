@@ -1,4 +1,4 @@
-"""Users' materialised views that fail are noticed, by name, within the next look; those that work are not."""
+"""Failing materialised views of users are found by name; working ones are not reported."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ def store(history: History) -> Iterator[Store]:
 
 
 def load(store: Store, value: float, page: str = "a page") -> None:
-    """One event, loaded just now as the loader does it."""
+    """Insert one event as the loader does."""
     store.command(
         "INSERT INTO headwater.events (_topic_id, _partition, _offset, _loaded_at, event_name, value, page_url, collector_ts) "
         f"{IGNORE} VALUES ('t', 0, toInt64({value}), now64(3), 'view', {value}, '{page}', now64(3))"
@@ -41,7 +41,7 @@ def now_ms(store: Store) -> int:
 
 
 def test_a_view_that_works_is_listed_and_quiet(store: Store) -> None:
-    """Columns go by name, those that the SELECT lacks by default, and another database is no obstacle."""
+    """Columns are matched by name, missing ones get defaults, and the view may be in another database."""
     store.command(
         "CREATE MATERIALIZED VIEW lab.works TO lab.target AS SELECT page_url AS note, event_name AS name FROM headwater.events"
     )
@@ -64,7 +64,7 @@ def test_a_view_that_works_is_listed_and_quiet(store: Store) -> None:
 def test_a_view_that_fails_on_new_rows_is_noticed_until_it_is_mended(
     store: Store, history: History, select: str, failure: str
 ) -> None:
-    """By its error's name and never by its text, which quotes rows; it is tried with the same rows until it takes them."""
+    """A failure is named by its error, never its text, which quotes rows; it is checked with these rows until it succeeds."""
     store.command(f"CREATE MATERIALIZED VIEW lab.broken TO lab.target AS SELECT {select} FROM headwater.events")
     metrics = Metrics()
     verifying = VerificationThread(history.settings, store, Registry(history.settings.contracts), metrics)
@@ -87,7 +87,7 @@ def test_a_view_that_fails_on_new_rows_is_noticed_until_it_is_mended(
 
 
 def test_a_view_whose_target_is_gone_is_noticed(store: Store) -> None:
-    """There is nothing that it could fill."""
+    """The view has no table to fill."""
     store.command("CREATE MATERIALIZED VIEW lab.lost TO lab.target AS SELECT event_name AS name FROM headwater.events")
     store.command("DROP TABLE lab.target SYNC")
     load(store, 5)
@@ -95,7 +95,7 @@ def test_a_view_whose_target_is_gone_is_noticed(store: Store) -> None:
 
 
 def test_old_rows_are_not_read_for_a_check(store: Store) -> None:
-    """Only what was loaded since the last look is tried: what came before the view did is no failure of its."""
+    """Only rows loaded since the last check are tried, not older ones."""
     load(store, 150)
     checks = ViewChecks(store)
     store.command(

@@ -1,4 +1,4 @@
-"""Privacy requests: open until every room has answered, overdue past their time, bounded."""
+"""Privacy requests are open until every room has answered, overdue after their deadline, and bounded in number."""
 
 import pytest
 
@@ -18,27 +18,27 @@ def answered(name: str, room: str) -> dict[str, object]:
 
 
 def test_a_request_is_open_until_every_room_has_answered() -> None:
-    """Answers in any order, also before the request and twice; what is missing is named, and when it is overdue."""
-    found = RequestLog()
-    found.take(ACKS, answered("b", ROOMS[0]))
-    found.take(REQUESTS, asked("b", 2_000))
-    found.take(REQUESTS, asked("a"))
-    assert [(one.request_id, one.missing) for one in found.pending()] == [("a", ROOMS), ("b", ROOMS[1:])]
-    assert [one.overdue(1_501) for one in found.pending()] == [True, False]
+    """Acks count in any order, before the request and twice; missing rooms and overdue requests are named."""
+    log = RequestLog()
+    log.add(ACKS, answered("b", ROOMS[0]))
+    log.add(REQUESTS, asked("b", 2_000))
+    log.add(REQUESTS, asked("a"))
+    assert [(request.request_id, request.missing) for request in log.pending()] == [("a", ROOMS), ("b", ROOMS[1:])]
+    assert [request.overdue(1_501) for request in log.pending()] == [True, False]
     for room in (*ROOMS, ROOMS[0]):
-        found.take(ACKS, answered("a", room))
-    assert [one.request_id for one in found.pending()] == ["b"]
-    assert found.answered == 1
+        log.add(ACKS, answered("a", room))
+    assert [request.request_id for request in log.pending()] == ["b"]
+    assert log.answered == 1
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answered ones are forgotten first; open ones stay as long as there is room."""
+    """Answered requests are forgotten first; open ones stay as long as there is room."""
     monkeypatch.setattr(requests, "MOST_REQUESTS", 10)
-    found = RequestLog()
+    log = RequestLog()
     for n in range(200):
-        found.take(REQUESTS, asked(f"r{n}", n))
+        log.add(REQUESTS, asked(f"r{n}", n))
         if n != 3:
             for room in ROOMS:
-                found.take(ACKS, answered(f"r{n}", room))
-    assert [one.request_id for one in found.pending()] == ["r3"]
-    assert found.answered < 21
+                log.add(ACKS, answered(f"r{n}", room))
+    assert [request.request_id for request in log.pending()] == ["r3"]
+    assert log.answered < 21
