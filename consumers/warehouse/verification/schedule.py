@@ -17,6 +17,9 @@ from infra.settings import Settings
 from schemas.registry import Registry
 
 LOOK_S = 60.0
+"""So often it is looked which partitions are due, seconds."""
+VIEWS_S = 15.0
+"""So often views are tried, also between the slices of a verification: a failing one shows within a minute."""
 SHARE = 4
 """A slice is followed by a pause of this many times as long: a fifth of the time at most is spent verifying."""
 SHARE_BEHIND = 1
@@ -31,7 +34,7 @@ class _Stopping(Exception):
 
 
 class Verifying:
-    """Looks each minute which partitions are due, and which views fail. `store` is its own: queries may take long."""
+    """Looks each minute which partitions are due, and more often which views fail. `store` is its own: it may wait long."""
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class Verifying:
         self._series: set[tuple[str, str]] = set()
         self._verified_at = clock()
         self._verifier: Verifier | None = None
+        self._views_at = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="verify", daemon=True)
 
@@ -69,14 +73,28 @@ class Verifying:
 
     def _run(self) -> None:
         look_s = min(LOOK_S, self._settings.verify_interval_s or LOOK_S)
-        while not self._stop.wait(look_s):
-            for turn in (self.check_views, self.verify_due):
-                try:
-                    turn()
-                except _Stopping:
-                    return
-                except Exception as error:  # the proof is not worth the loader: it is tried again in a minute
-                    get_logger().warning("verification waits", error=f"{type(error).__name__}: {error}"[:500])
+        verify_at = time.monotonic() + look_s
+        while not self._stop.wait(min(VIEWS_S, look_s)):
+            self._check_views_in_time()
+            if time.monotonic() < verify_at:
+                continue
+            try:
+                self.verify_due()
+            except _Stopping:
+                return
+            except Exception as error:  # the proof is not worth the loader: it is tried again in a minute
+                get_logger().warning("verification waits", error=f"{type(error).__name__}: {error}"[:500])
+            verify_at = time.monotonic() + look_s
+
+    def _check_views_in_time(self) -> None:
+        """Try the views, unless that was just done."""
+        if time.monotonic() - self._views_at < VIEWS_S:
+            return
+        self._views_at = time.monotonic()
+        try:
+            self.check_views()
+        except Exception as error:  # no reason to stop loading or verifying either
+            get_logger().warning("views cannot be tried", error=f"{type(error).__name__}: {error}"[:500])
 
     def check_views(self) -> None:
         """See which views of users fail. Retryable."""
@@ -144,5 +162,9 @@ class Verifying:
     def _after_slice(self, seconds: float, records: int) -> None:
         self._metrics.count("headwater_verified_records_total", records)
         behind = self._clock() - self._verified_at > BEHIND * self._settings.verify_interval_s
-        if self._stop.wait((SHARE_BEHIND if behind else SHARE) * seconds):
-            raise _Stopping
+        rests_until = time.monotonic() + (SHARE_BEHIND if behind else SHARE) * seconds
+        self._check_views_in_time()
+        while (rest := rests_until - time.monotonic()) > 0:
+            if self._stop.wait(min(rest, VIEWS_S)):
+                raise _Stopping
+            self._check_views_in_time()
