@@ -17,7 +17,9 @@ from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 
 CHECK_S = 60.0
-"""How often due partitions and views are looked up."""
+"""How often due partitions are looked up."""
+VIEWS_S = 15.0
+"""How often views are checked, also between the slices of a verification, so that a failing one shows within a minute."""
 SHARE = 4
 """Pause after a slice, in multiples of its duration: verification takes at most a fifth of the time."""
 SHARE_BEHIND = 1
@@ -32,7 +34,7 @@ class _Stopping(Exception):
 
 
 class VerificationThread:
-    """Verifies due partitions and checks views, each minute. Needs a `store` of its own: queries take long."""
+    """Verifies due partitions each minute and checks views more often. Needs a `store` of its own: queries take long."""
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class VerificationThread:
         self._series: set[tuple[str, str]] = set()
         self._verified_at = clock()
         self._verifier: Verifier | None = None
+        self._views_at = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="verify", daemon=True)
 
@@ -70,14 +73,28 @@ class VerificationThread:
 
     def _run(self) -> None:
         interval_s = min(CHECK_S, self._settings.verify_interval_s or CHECK_S)
-        while not self._stop.wait(interval_s):
-            for check in (self.check_views, self.verify_due):
-                try:
-                    check()
-                except _Stopping:
-                    return
-                except Exception as error:  # must not end the loader; the next round tries again
-                    get_logger().warning("verification waits", error=f"{type(error).__name__}: {error}"[:500])
+        verify_at = time.monotonic() + interval_s
+        while not self._stop.wait(min(VIEWS_S, interval_s)):
+            self._check_due_views()
+            if time.monotonic() < verify_at:
+                continue
+            try:
+                self.verify_due()
+            except _Stopping:
+                return
+            except Exception as error:  # must not end the loader; the next round tries again
+                get_logger().warning("verification waits", error=f"{type(error).__name__}: {error}"[:500])
+            verify_at = time.monotonic() + interval_s
+
+    def _check_due_views(self) -> None:
+        """Check the views unless they were checked within `VIEWS_S`. Errors are logged."""
+        if time.monotonic() - self._views_at < VIEWS_S:
+            return
+        self._views_at = time.monotonic()
+        try:
+            self.check_views()
+        except Exception as error:  # must end neither the loader nor the verification
+            get_logger().warning("views cannot be checked", error=f"{type(error).__name__}: {error}"[:500])
 
     def check_views(self) -> None:
         """Check users' views; log and count those that fail. Retryable."""
@@ -145,5 +162,9 @@ class VerificationThread:
     def _after_slice(self, seconds: float, records: int) -> None:
         self._metrics.count("headwater_verified_records_total", records)
         behind = self._clock() - self._verified_at > BEHIND * self._settings.verify_interval_s
-        if self._stop.wait((SHARE_BEHIND if behind else SHARE) * seconds):
-            raise _Stopping
+        rests_until = time.monotonic() + (SHARE_BEHIND if behind else SHARE) * seconds
+        self._check_due_views()
+        while (rest := rests_until - time.monotonic()) > 0:
+            if self._stop.wait(min(rest, VIEWS_S)):
+                raise _Stopping
+            self._check_due_views()

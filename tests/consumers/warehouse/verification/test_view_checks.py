@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from consumers.warehouse.store import Store
+from consumers.warehouse.verification import schedule
 from consumers.warehouse.verification.schedule import VerificationThread
+from consumers.warehouse.verification.verifier import Verifier
 from consumers.warehouse.verification.view_checks import ViewChecks, user_views
 from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
@@ -84,6 +86,29 @@ def test_a_view_that_fails_on_new_rows_is_noticed_until_it_is_mended(
     store.command("DROP VIEW lab.broken")
     verifying.check_views()
     assert user_views(store) == []
+
+
+def test_a_failing_view_is_noticed_while_a_verification_runs(
+    store: Store, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A verification of much takes hours, and rests between its slices: views are tried all the while."""
+    monkeypatch.setattr(schedule, "VIEWS_S", 0.05)
+    metrics = Metrics()
+    verifying = schedule.VerificationThread(history.settings, store, Registry(history.settings.contracts), metrics)
+
+    def slice_ends(_verifier: object) -> list[object]:
+        verifying._after_slice(0.0, 1)
+        store.command(
+            "CREATE MATERIALIZED VIEW lab.broken TO lab.target AS SELECT throwIf(value > 100) AS price FROM headwater.events"
+        )
+        load(store, 300)
+        verifying._after_slice(0.25, 1)
+        assert metrics.registry.get_sample_value("headwater_view_failing", {"view": "lab.broken"}) == 1
+        return []
+
+    monkeypatch.setattr(Verifier, "positions", slice_ends)
+    verifying.verify_due()
+    store.command("DROP VIEW lab.broken SYNC")
 
 
 def test_a_view_whose_target_is_gone_is_noticed(store: Store) -> None:
