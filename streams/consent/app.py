@@ -32,10 +32,10 @@ class PolicyWatcher:
 
     def _stamp(self) -> tuple[int, int, int]:
         try:
-            found = self._file.stat()
+            status = self._file.stat()
         except OSError:
             return (0, 0, 0)
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        return status.st_mtime_ns, status.st_ino, status.st_size
 
     def changed(self) -> Policy | None:
         """The policy if the file is another one than last time; ConfigError, once, if that one is broken or gone."""

@@ -203,14 +203,14 @@ class Policy:
     def sites(self, site: str) -> list[str]:
         """Sites for which what is said of this one holds."""
         group = self.group(site)
-        named = {one for one, of in self.groups.items() if of == group}
-        return sorted(named | {f"www.{one}" for one in named} if named else {group, f"www.{group}"})
+        named = {name for name, site_group in self.groups.items() if site_group == group}
+        return sorted(named | {f"www.{name}" for name in named} if named else {group, f"www.{group}"})
 
     def regime(self, region: str) -> Regime:
         """Opt-in everywhere but in the regions that the policy lists, and where the region is unknown."""
         region = region_of(region)
-        known = region in self.opt_out_regions or region[:2] in self.opt_out_regions
-        return Regime.OPT_OUT if known else Regime.OPT_IN
+        opts_out = region in self.opt_out_regions or region[:2] in self.opt_out_regions
+        return Regime.OPT_OUT if opts_out else Regime.OPT_IN
 
     def under_gdpr(self, region: str) -> bool:
         """Whether a visitor is, or may be, where the GDPR or its likes hold: an unknown region may be."""
@@ -240,7 +240,7 @@ def parse_policy(text: str, name: str) -> Policy:
     try:
         node = yaml.compose(text, yaml.SafeLoader)
         _refuse_doubles(node)
-        found = PolicyFile.model_validate(yaml.safe_load(text))
+        file = PolicyFile.model_validate(yaml.safe_load(text))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{name}, line {line}: {error.problem}") from None
@@ -248,24 +248,24 @@ def parse_policy(text: str, name: str) -> Policy:
         raise ConfigError(f"{name}, line 1: not YAML, or it refers to itself ({type(error).__name__})") from None
     except ValidationError as error:
         # A misspelt name is both unknown and missing: it is the unknown one that stands in the file.
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise ConfigError(f"{name}, line {_line(node, first['loc'])}: {where or 'policy'}: {_problem(first)}") from None
-    content = json.dumps(found.model_dump(mode="json"), ensure_ascii=False)
+        first = min(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        path = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        raise ConfigError(f"{name}, line {_line(node, first['loc'])}: {path or 'policy'}: {_problem(first)}") from None
+    content = json.dumps(file.model_dump(mode="json"), ensure_ascii=False)
     return Policy(
         hashlib.sha256(content.encode()).hexdigest()[:12],
-        MappingProxyType({str(purpose): found.purposes[purpose] for purpose in found.purposes}),
-        frozenset(found.opt_out_regions),
-        MappingProxyType(dict(found.events)),
-        frozenset(found.anonymous_fields),
-        frozenset(name.lower() for name in found.click_ids),
-        MappingProxyType({letter: ConsentValue(word) for letter, word in found.gcd_letters.items()}),
-        found.controller,
-        found.tcf,
-        found.memory,
-        MappingProxyType({site: group for group, sites in found.memory.site_groups.items() for site in sites}),
-        _vocabulary(found),
-        found.signals,
+        MappingProxyType({str(purpose): file.purposes[purpose] for purpose in file.purposes}),
+        frozenset(file.opt_out_regions),
+        MappingProxyType(dict(file.events)),
+        frozenset(file.anonymous_fields),
+        frozenset(name.lower() for name in file.click_ids),
+        MappingProxyType({letter: ConsentValue(word) for letter, word in file.gcd_letters.items()}),
+        file.controller,
+        file.tcf,
+        file.memory,
+        MappingProxyType({site: group for group, sites in file.memory.site_groups.items() for site in sites}),
+        _vocabulary(file),
+        file.signals,
     )
 
 
@@ -313,13 +313,13 @@ def _problem(error: ErrorDetails) -> str:
 def _refuse_doubles(node: yaml.Node | None) -> None:
     """YAML's loader keeps the last of two equal keys in silence; here that could widen what is allowed."""
     if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
+        keys: set[str] = set()
         for key, value in node.value:
-            if key.value in seen:
+            if key.value in keys:
                 raise yaml.MarkedYAMLError(
                     problem=f"{key.value!r} stands here for the second time", problem_mark=key.start_mark
                 )
-            seen.add(key.value)
+            keys.add(key.value)
             _refuse_doubles(value)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
@@ -331,10 +331,10 @@ def _line(node: Any, location: tuple[int | str, ...]) -> int:
     line: int = node.start_mark.line + 1 if node is not None else 1
     for part in location:
         if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == str(part)]
-            if not found:
+            matching = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not matching:
                 break
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
+            line, node = matching[0][0].start_mark.line + 1, matching[0][1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line + 1

@@ -93,18 +93,18 @@ class BatchProgress:
         self.stripped: dict[DecisionCache, list[Redaction]] = {}
         self.rows: list[Row] = []
         """Events that need a closer look, in order."""
-        self.wanted: set[Place] = set()
+        self.missing: set[Place] = set()
         """Subjects that must be looked up first."""
         self.others: set[Place] = set()
         """Identifiers beside keys that must be."""
 
-    def pass_less(self, lineage: DecisionCache, less: Redaction) -> None:
+    def pass_less(self, lineage: DecisionCache, redactions: Redaction) -> None:
         """Keep a place for an event that loses something; one that loses everything needs none."""
-        _, _, where, decided, minute = less
+        _, _, context, decided, minute = redactions
         if decided.drops:
-            self.counted.append((where, decided.kind, minute))
+            self.counted.append((context, decided.kind, minute))
         else:
-            (self.anonymous if decided.anonymises else self.stripped).setdefault(lineage, []).append(less)
+            (self.anonymous if decided.anonymises else self.stripped).setdefault(lineage, []).append(redactions)
             self.written.append(None)
 
 
@@ -159,8 +159,8 @@ class ConsentStage:
         if batch.partition not in self._announced:
             entries.policy_in_force(at)
             self._announced.add(batch.partition)
-        for topic, made in entries.trays().items():
-            outcome.out.setdefault(topic, []).extend(made)
+        for topic, outputs in entries.trays().items():
+            outcome.out.setdefault(topic, []).extend(outputs)
         holding.head = entries.head
         if entries.states:
             outcome.after_commit.append(self._standings.saving(batch.partition, entries.states, at))
@@ -174,7 +174,7 @@ class ConsentStage:
         work = BatchProgress(batch, now, outcome)
         for start in range(0, len(batch), AT_ONCE):
             self._recognise(work, range(start, min(start + AT_ONCE, len(batch))))
-            self._standings.load(batch.partition, work.wanted)
+            self._standings.load(batch.partition, work.missing)
             self._standings.load_others(batch.partition, work.others)
             self._look_closer(work, entries)
         self._write_less(work)
@@ -185,7 +185,7 @@ class ConsentStage:
 
     def _recognise(self, work: BatchProgress, places: range) -> None:
         batch, misses = work.batch, 0
-        work.rows, work.wanted, work.others = [], set(), set()
+        work.rows, work.missing, work.others = [], set(), set()
         keys = batch.keys[places.start : places.stop]
         values: Any = batch.values[places.start : places.stop]
         if not all(values):
@@ -194,44 +194,46 @@ class ConsentStage:
         heads = repeat(None) if common is None or len(values) < FEW else common.heads(values)
         holding, write, count = self._standings.holding(batch.partition), work.written.append, work.counted.append
         visitors = holding.visitors
-        met: dict[bytes | None, tuple[DecisionCache, EventSignals]] = {}
+        recent: dict[bytes | None, tuple[DecisionCache, EventSignals]] = {}
         for at, key, value, head in zip(places, keys, values, heads, strict=False):
             try:
                 lineage, name_at, name_end, region_at, time = head or self._alone(value)
                 name = value[name_at:name_end]
-                where = lineage.wheres.get(name) or lineage.where(name)
+                context = lineage.wheres.get(name) or lineage.where(name)
                 visitor = visitors.get(key)  # type: ignore[arg-type] # None is nobody's key
                 if visitor is not None:
-                    known, what, group, since, until, by_rule = visitor
+                    cache_before, signals, group, since, until, by_rule = visitor
                     if (
-                        value.startswith(what.alone, region_at)
-                        and known is lineage
-                        and where.group == group
+                        value.startswith(signals.alone, region_at)
+                        and cache_before is lineage
+                        and context.group == group
                         and since <= time < until
-                        and where.ordinary
-                        and (decided := by_rule.get(where.rule)) is not None
+                        and context.ordinary
+                        and (decided := by_rule.get(context.rule)) is not None
                     ):
                         if decided.passes:
                             write((key, value.replace(lineage.header, decided.prefix, 1), BY_KEY))
-                            count((where, decided.kind, time // MINUTE_MS))
+                            count((context, decided.kind, time // MINUTE_MS))
                         else:
-                            work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
+                            work.pass_less(lineage, (len(work.written), at, context, decided, time // MINUTE_MS))
                         continue
                     # Its next events in this batch must not overtake this one.
                     del visitors[key]  # type: ignore[arg-type]
-                known, what = met.get(key, NOBODY)
-                if known is not lineage or not (what.begins <= time < what.ends and value.startswith(what.said, region_at)):
+                cache_before, signals = recent.get(key, NOBODY)
+                if cache_before is not lineage or not (
+                    signals.begins <= time < signals.ends and value.startswith(signals.data, region_at)
+                ):
                     day = time // DAY_MS
-                    said = value[region_at : lineage.said_ends(value, region_at)[-1]]
-                    found = lineage.whats.get((day, said))
-                    misses += found is None
-                    what = found or lineage.what(day, said)
-                    met[key] = lineage, what
-                subjects = self._subjects(work, holding, (lineage, where, what), key, value[region_at:])
+                    data = value[region_at : lineage.said_ends(value, region_at)[-1]]
+                    cache = lineage.whats.get((day, data))
+                    misses += cache is None
+                    signals = cache or lineage.what(day, data)
+                    recent[key] = lineage, signals
+                subjects = self._subjects(work, holding, (lineage, context, signals), key, value[region_at:])
             except Undecodable as error:
                 work.outcome.bury(at, str(error), work.now)
                 continue
-            work.rows.append((at, key, value, lineage, where, what, time, *subjects))
+            work.rows.append((at, key, value, lineage, context, signals, time, *subjects))
         self._metrics.count("headwater_consent_signals_total", len(places) - misses, cache="hit")
         self._metrics.count("headwater_consent_signals_total", misses, cache="miss")
 
@@ -239,7 +241,7 @@ class ConsentStage:
         self,
         work: BatchProgress,
         holding: PartitionState,
-        read: tuple[DecisionCache, EventContext, EventSignals],
+        contract: tuple[DecisionCache, EventContext, EventSignals],
         key: bytes | None,
         value: bytes,
     ) -> tuple[Table | None, tuple[bytes, ...]]:
@@ -247,97 +249,99 @@ class ConsentStage:
 
         `value`: the event from its region on. Undecodable.
         """
-        lineage, where, what = read
-        if key is None or len(key) != SUBJECT_LENGTH or where.heartbeat:
+        lineage, context, signals = contract
+        if key is None or len(key) != SUBJECT_LENGTH or context.heartbeat:
             return None, ()
-        scope = where.scopes[what.regime]
+        scope = context.scopes[signals.regime]
         # A refusal is taken down under every regime.
-        scopes = where.scopes.values() if what.refuses else (scope,)
-        work.wanted.update((one, key) for one in scopes if key not in holding.table(one))
-        if value.startswith(what.alone) and value.startswith(key, len(what.alone)):
+        scopes = context.scopes.values() if signals.refuses else (scope,)
+        work.missing.update((other_scope, key) for other_scope in scopes if key not in holding.table(other_scope))
+        if value.startswith(signals.alone) and value.startswith(key, len(signals.alone)):
             return holding.table(scope), ()
-        others = tuple(node for node in lineage.identifiers(value, len(what.said)) if node != key)
-        work.others.update((one, node) for one in scopes for node in others if (one, node) not in holding.others)
+        others = tuple(node for node in lineage.identifiers(value, len(signals.data)) if node != key)
+        work.others.update(
+            (other_scope, node) for other_scope in scopes for node in others if (other_scope, node) not in holding.others
+        )
         return holding.table(scope), others
 
     def _look_closer(self, work: BatchProgress, entries: LedgerWrites) -> None:
         holding = self._standings.holding(work.batch.partition)
         visitors = holding.visitors
-        for at, key, value, lineage, where, what, time, table, others in work.rows:
-            decided = what.decided.get(where.rule) or lineage.decided(where, what)
+        for at, key, value, lineage, context, signals, time, table, others in work.rows:
+            decided = signals.decided.get(context.rule) or lineage.decided(context, signals)
             if table is not None and key is not None:
-                standing, until = self._learned(holding, (where, what, time), key, entries)
+                standing, until = self._learned(holding, (context, signals, time), key, entries)
                 memories: Memories = ()
-                known = self._others(holding, (where, what, time), others, entries) if others else ()
-                if known or (standing is not None and (standing.refuses or not decided.settled)):
-                    memories = self._learner.recall((where, what, time), standing, known)
+                others_known = self._others(holding, (context, signals, time), others, entries) if others else ()
+                if others_known or (standing is not None and (standing.refuses or not decided.settled)):
+                    memories = self._learner.recall((context, signals, time), standing, others_known)
                     if memories:
-                        decided = lineage.recalled(where, what, memories)
-                if not others and where.ordinary and len(what.said) <= KEPT_BYTES:
-                    visitors[key] = (lineage, what, where.group, time, min(what.ends, until), what.by_rule(memories))
+                        decided = lineage.recalled(context, signals, memories)
+                if not others and context.ordinary and len(signals.data) <= KEPT_BYTES:
+                    visitors[key] = (lineage, signals, context.group, time, min(signals.ends, until), signals.by_rule(memories))
             if decided.passes:
                 work.written.append((key, value.replace(lineage.header, decided.prefix, 1), BY_KEY))
-                work.counted.append((where, decided.kind, time // MINUTE_MS))
+                work.counted.append((context, decided.kind, time // MINUTE_MS))
             else:
-                work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
+                work.pass_less(lineage, (len(work.written), at, context, decided, time // MINUTE_MS))
 
     def _learned(
         self, holding: PartitionState, event: Event, key: bytes, entries: LedgerWrites
     ) -> tuple[SubjectState | None, int]:
         """What is remembered of an event's key, the event included, and the collector time until which the same is no news."""
-        where, what, _ = event
-        standing = holding.tables[where.scopes[what.regime]][key]
-        undated = what.speaks and standing is not None and standing.refuses_undated
-        if not (what.learnable or undated or (what.speaks and where.is_choice)):
+        context, signals, _ = event
+        standing = holding.tables[context.scopes[signals.regime]][key]
+        undated = signals.speaks and standing is not None and standing.refuses_undated
+        if not (signals.learnable or undated or (signals.speaks and context.is_choice)):
             return standing, FOR_EVER
-        if where.is_choice or not self._is_known(holding, event, key):
+        if context.is_choice or not self._is_known(holding, event, key):
             standing = self._learner.learn(event, holding.tables, key, entries)
             holding.refresh_others(key)
         return standing, 0 if standing is None else standing.until
 
     def _is_known(self, holding: PartitionState, event: Event, key: bytes) -> bool:
         """Whether an event tells nothing new of its key: under its own regime, and a refusal without a time under each."""
-        where, what, time = event
-        everywhere = what.refuses and not what.dated
-        scopes = where.scopes.values() if everywhere else (where.scopes[what.regime],)
+        context, signals, time = event
+        everywhere = signals.refuses and not signals.dated
+        scopes = context.scopes.values() if everywhere else (context.scopes[signals.regime],)
         standings = [holding.tables[scope][key] for scope in scopes]
-        return all(standing is not None and standing.knows(what.number, time) for standing in standings)
+        return all(standing is not None and standing.knows(signals.number, time) for standing in standings)
 
     def _others(self, holding: PartitionState, event: Event, nodes: Iterable[bytes], entries: LedgerWrites) -> Others:
         """What is remembered of an event's identifiers beside its key; what it chooses is said of them too."""
-        where, what, _ = event
-        scope = where.scopes[what.regime]
-        if what.speaks:
+        context, signals, _ = event
+        scope = context.scopes[signals.regime]
+        if signals.speaks:
             self._learner.tell_others(event, nodes, holding.others, entries)
         return [(node, holding.others[scope, node]) for node in nodes]
 
     def _write_less(self, work: BatchProgress) -> None:
         """The events that lose something, many together, each in its place."""
         for way, tray in ((self._anonymise, work.anonymous), (self._strip, work.stripped)):
-            for lineage, less in tray.items():
-                for start in range(0, len(less), AT_ONCE):
-                    way(work, lineage, less[start : start + AT_ONCE])
+            for lineage, redactions in tray.items():
+                for start in range(0, len(redactions), AT_ONCE):
+                    way(work, lineage, redactions[start : start + AT_ONCE])
 
-    def _anonymise(self, work: BatchProgress, lineage: DecisionCache, less: list[Redaction]) -> None:
+    def _anonymise(self, work: BatchProgress, lineage: DecisionCache, redactions: list[Redaction]) -> None:
         batch, rewriter = work.batch, lineage.rewriter
-        values = [batch.values[at] or b"" for _, at, *_ in less]
+        values = [batch.values[at] or b"" for _, at, *_ in redactions]
         unlinkable = RandomIds(self._key, batch.topic_id, batch.partition)
-        ids = [unlinkable.of(batch.offsets[at]) for _, at, *_ in less]
+        ids = [unlinkable.of(batch.offsets[at]) for _, at, *_ in redactions]
         data = rewriter.anonymise_many(values, ids)
-        for (place, at, where, decided, minute), value, new_id, made in zip(less, values, ids, data, strict=True):
+        for (place, at, context, decided, minute), value, new_id, outputs in zip(redactions, values, ids, data, strict=True):
             try:
-                datum = made or rewriter.anonymise(value, new_id)
+                datum = outputs or rewriter.anonymise(value, new_id)
             except Undecodable as error:
                 work.outcome.bury(at, str(error), work.now)
             else:
                 work.written[place] = (new_id.encode(), decided.prefix + datum, BY_KEY)
-                work.counted.append((where, decided.kind, minute))
+                work.counted.append((context, decided.kind, minute))
 
-    def _strip(self, work: BatchProgress, lineage: DecisionCache, less: list[Redaction]) -> None:
+    def _strip(self, work: BatchProgress, lineage: DecisionCache, redactions: list[Redaction]) -> None:
         batch, rewriter = work.batch, lineage.rewriter
         unlinkable = RandomIds(self._key, batch.topic_id, batch.partition)
-        values = [batch.values[at] or b"" for _, at, *_ in less]
-        for (place, at, where, decided, minute), value, ends in zip(less, values, rewriter.ends(values), strict=True):
+        values = [batch.values[at] or b"" for _, at, *_ in redactions]
+        for (place, at, context, decided, minute), value, ends in zip(redactions, values, rewriter.ends(values), strict=True):
             mask, key = decided.decision.mask, batch.keys[at]
             try:
                 datum = rewriter.strip(value, mask, ends)
@@ -348,7 +352,7 @@ class ConsentStage:
                     # The key is a pseudonym, and pseudonyms are analytics.
                     key = unlinkable.of(batch.offsets[at]).encode()
                 work.written[place] = (key, decided.prefix + datum, BY_KEY)
-                work.counted.append((where, decided.kind, minute))
+                work.counted.append((context, decided.kind, minute))
 
     def _alone(self, value: bytes) -> HeadSlices:
         """The head of a record that was not read together with others. Undecodable, Retryable."""
@@ -359,36 +363,36 @@ class ConsentStage:
     def _lineage(self, value: bytes) -> DecisionCache:
         """Raises Undecodable where there is no frame, Retryable where its contract is not known yet."""
         try:
-            read = self._registry.by_id(schema_id(value))
-            if read.topic != RAW:
-                raise Undecodable(f"a record of {read.topic}")
-            found = DecisionCache(read, self._registry.derived(read.id, CONSENTED), self._policy, self._reader)
+            contract = self._registry.by_id(schema_id(value))
+            if contract.topic != RAW:
+                raise Undecodable(f"a record of {contract.topic}")
+            cache = DecisionCache(contract, self._registry.derived(contract.id, CONSENTED), self._policy, self._reader)
         except UnknownContract as error:
             raise Retryable(str(error)) from error
-        self._lineages[value[:HEADER_BYTES]] = found
-        return found
+        self._lineages[value[:HEADER_BYTES]] = cache
+        return cache
 
     # -- counts and audit
 
     def _count(self, tally: Tally, outcome: Outcome, entries: LedgerWrites) -> None:
-        for (where, kind, at), n in tally.items():
+        for (context, kind, at), n in tally.items():
             if kind.heartbeat:
                 continue
             decision, start = kind.decision, at * MINUTE_MS
             if decision.drop_reason is not None:
                 outcome.dropped[decision.drop_reason.value] += n
-            outcome.counts[CountCell(start, where.source, where.event_name, kind.outcome)] += n
+            outcome.counts[CountCell(start, context.source, context.event_name, kind.outcome)] += n
             if kind.fingerprint:
-                set_up = (("site", where.site), *kind.fingerprint)
-                outcome.counts[CountCell(start, where.source, "", "fingerprint", set_up)] += n
+                set_up = (("site", context.site), *kind.fingerprint)
+                outcome.counts[CountCell(start, context.source, "", "fingerprint", set_up)] += n
             for name in kind.unmapped:
-                outcome.counts[CountCell(start, where.source, "", UNMAPPED, (("name", name[:LABEL_LENGTH]),))] += n
-                label = {"source": where.source, "name": self._label(name[:LABEL_LENGTH])}
+                outcome.counts[CountCell(start, context.source, "", UNMAPPED, (("name", name[:LABEL_LENGTH]),))] += n
+                label = {"source": context.source, "name": self._label(name[:LABEL_LENGTH])}
                 self._metrics.count("headwater_consent_unmapped_total", n, **label)
             for section in kind.unreadable_sections:
                 self._metrics.count("headwater_consent_gpp_unreadable_total", n, section=str(section))
             if decision.action is not Action.PASS:
-                entries.denied(where.site, start, decision.action, kind.reasons, n)
+                entries.denied(context.site, start, decision.action, kind.reasons, n)
             for ruling in decision.rulings:
                 if ruling.reason is ConsentReason.CONFLICT:
                     self._metrics.count("headwater_consent_conflicts_total", n, purpose=ruling.purpose)

@@ -129,7 +129,7 @@ def _decides(signals: Mapping[str, str], policy: Policy, now_ms: int) -> bool:
     """Whether the gate hears a yes or a no in them, of any purpose; flags that are `-`, and `gpc` of 0, say neither."""
     reader = SignalReader(policy)
     evidence = (reader.hear(regime, signals, now_ms) for regime in Regime)
-    return any(formats for one in evidence for formats in one.heard.values())
+    return any(formats for one in evidence for formats in one.results.values())
 
 
 def _readable(standard: str, text: str, policy: Policy) -> bool:

@@ -73,10 +73,13 @@ def explain(policy: Policy, shape: ContractShape, record: Record, lists: GvlFold
     """What the stage would do with `record`, of a subject of whom nothing is remembered. `lists`: imported vendor lists."""
     evidence = SignalReader(policy, lists).read(record["region"], record["signals"], record["collector_ts"])
     decision = exempt(policy) if record["heartbeat"] else decide(policy, record["event_name"], evidence)
-    words = {name: {where: one.word.value for where, one in formats.items()} for name, formats in evidence.heard.items()}
-    left = _left(policy, shape, record, decision)
+    words = {
+        name: {format_name: result.word.value for format_name, result in formats.items()}
+        for name, formats in evidence.results.items()
+    }
+    remaining = _left(policy, shape, record, decision)
     fields = [
-        (name, shape.purposes[name], _fate(name, record[name], left[name] if left else None))
+        (name, shape.purposes[name], _fate(name, record[name], remaining[name] if remaining else None))
         for name in record
         if record[name] != shape.empty[name]
     ]
@@ -109,23 +112,23 @@ def read_event(file: Path, registry: Registry, region: str = "") -> Record:
     any fields of that, and what is missing is empty. ConfigError words what is wrong."""
     contract = registry.latest("events.raw")
     try:
-        said = loads(file.read_text(encoding="utf-8").encode())
+        fields = loads(file.read_text(encoding="utf-8").encode())
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: not UTF-8") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from None
-    if not isinstance(said, dict):
+    if not isinstance(fields, dict):
         raise ConfigError(f"{file}: an event is a JSON object")
-    if "consent" in said or (set(contract.names) - own.TAKEN).isdisjoint(said):
-        return _collected(file, said, contract, region)
+    if "consent" in fields or (set(contract.names) - own.TAKEN).isdisjoint(fields):
+        return _collected(file, fields, contract, region)
     if region:
-        said["region"] = region
-    unknown = sorted(set(said) - set(contract.names))
+        fields["region"] = region
+    unknown = sorted(set(fields) - set(contract.names))
     if unknown:
         raise ConfigError(f"{file}: {contract.topic} has no field {', '.join(unknown)}; it has {', '.join(contract.names)}")
-    record: Record = {**ContractShape(contract).blank(), **said}
+    record: Record = {**ContractShape(contract).blank(), **fields}
     try:
         encode(contract, record)
     except ValueError as error:
@@ -133,14 +136,14 @@ def read_event(file: Path, registry: Registry, region: str = "") -> Record:
     return record
 
 
-def _collected(file: Path, said: Any, contract: Contract, region: str) -> Record:
+def _collected(file: Path, fields: Any, contract: Contract, region: str) -> Record:
     """What the collector would make of it. Its pseudonyms are no real ones: they are not shown."""
-    sent = own.read(said)
-    if isinstance(sent, InvalidItem):
-        raise ConfigError(f"{file}: {sent.detail}")
+    event = own.read(fields)
+    if isinstance(event, InvalidItem):
+        raise ConfigError(f"{file}: {event.detail}")
     normaliser = Normaliser(contract, NodeKeys.derive(Secret("of pseudonyms that nobody gets to see, and nothing links")))
     request = RequestContext("", "", int(time.time() * 1_000), region or None)  # where none is named, the event's own counts
-    return normaliser.record(sent, request, lambda _name: None)[1]
+    return normaliser.record(event, request, lambda _name: None)[1]
 
 
 @app.command("explain", epilog="Example: headwater consent explain event.json --policy policy.yaml")
@@ -155,53 +158,53 @@ def explain_command(
         raise ConfigError(f"--region {region}: a region is an ISO 3166 country or a part of one, as DE or US-CA")
     settings = load_settings()
     registry = Registry(settings.contracts)
-    found = explain(
+    explanation = explain(
         load_policy(policy or settings.policy or PACKAGED),
         ContractShape(registry.latest("events.raw")),
         read_event(event, registry, region_of(region)),
         GvlFolder(settings.gvl_dir),
     )
     if as_json:
-        typer.echo(json.dumps(as_data(found), ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(as_data(explanation), ensure_ascii=False, indent=2))
     else:
-        _print(found)
+        _print(explanation)
 
 
-def as_data(found: Explanation) -> dict[str, Any]:
+def as_data(explanation: Explanation) -> dict[str, Any]:
     """The explanation as JSON."""
-    decision = found.decision
+    decision = explanation.decision
     return {
-        "policy": found.policy.rev,
-        "regime": found.regime.value,
+        "policy": explanation.policy.rev,
+        "regime": explanation.regime.value,
         "outcome": decision.action.value,
         "drop_reason": decision.drop_reason,
         "purposes": [
-            {"purpose": r.purpose, "granted": r.granted, "reason": r.reason, "said": found.words[r.purpose]}
+            {"purpose": r.purpose, "granted": r.granted, "reason": r.reason, "said": explanation.words[r.purpose]}
             for r in decision.rulings
         ],
-        "unread": found.unread,
-        "fields": [{"field": name, "purpose": purpose, "becomes": fate} for name, purpose, fate in found.fields],
+        "unread": explanation.unread,
+        "fields": [{"field": name, "purpose": purpose, "becomes": fate} for name, purpose, fate in explanation.fields],
     }
 
 
-def _print(found: Explanation) -> None:
-    console, decision = Console(), found.decision
+def _print(explanation: Explanation) -> None:
+    console, decision = Console(), explanation.decision
     console.print(worded.outcome(decision), f"({decision.action})", highlight=False, markup=False)
-    console.print(worded.silence(found.regime), f"Policy {found.policy.rev}.", highlight=False, markup=False)
+    console.print(worded.silence(explanation.regime), f"Policy {explanation.policy.rev}.", highlight=False, markup=False)
     purposes = Table("purpose", "granted", "because", "the event's signals", "reason")
     for ruling in decision.rulings:
-        words = worded.REASONS[ruling.reason], worded.said(found.words[ruling.purpose])
+        words = worded.REASONS[ruling.reason], worded.said(explanation.words[ruling.purpose])
         purposes.add_row(ruling.purpose, "yes" if ruling.granted else "no", *words, ruling.reason.value)
     console.print(purposes)
-    if found.unread:
-        names = ", ".join(found.unread)
+    if explanation.unread:
+        names = ", ".join(explanation.unread)
         advice = (
             "nothing in the policy maps such a name. A no under it denies what no other signal speaks about, a yes grants "
             "nothing. See streams/consent/PLATFORMS.md."
         )
         console.print(f"Not read: {names}: {advice}", highlight=False, markup=False)
     fields = Table("field", "purpose", "what happens to it")
-    for row in found.fields:
+    for row in explanation.fields:
         fields.add_row(*row)
     console.print(fields, markup=False)
     if not decision.rulings or any(ruling.reason is ConsentReason.OK_EXEMPT for ruling in decision.rulings):

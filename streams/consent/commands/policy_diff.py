@@ -79,20 +79,20 @@ class PolicyRun:
 
 def compare(registry: Registry, events: Iterable[RawRecord], before: PolicyRun, after: PolicyRun, now: float) -> PolicyDiff:
     """Both over the same events, one after the other. `now`: seconds since 1970."""
-    found = PolicyDiff(0, Counter(), Counter(), Counter(), Counter())
+    diff = PolicyDiff(0, Counter(), Counter(), Counter(), Counter())
     names, n = HeadReader(registry, "event_name"), 0
     for event in events:
         n += 1
         old, new = before.fate(event, now), after.fate(event, now)
-        found.before[old.outcome] += 1
-        found.after[new.outcome] += 1
+        diff.before[old.outcome] += 1
+        diff.after[new.outcome] += 1
         if old == new:
             continue
         if old.outcome != new.outcome:
             name = names.read(event.value or b"")[1]["event_name"]
-            found.changed[OutcomeChange(name, old.outcome, new.outcome)] += 1
-        found.rulings.update(_differing(old, new))
-    return found._replace(events=n)
+            diff.changed[OutcomeChange(name, old.outcome, new.outcome)] += 1
+        diff.rulings.update(_differing(old, new))
+    return diff._replace(events=n)
 
 
 def _differing(old: EventOutcome, new: EventOutcome) -> Iterator[tuple[str, str]]:

@@ -35,14 +35,14 @@ def audited(settings: Settings) -> Iterator[dict[str, Any]]:
 
 def heads(settings: Settings) -> dict[int, ChainHead]:
     """The last link of each chain, as Kafka has it."""
-    registry, found = Registry(settings.contracts), {}
+    registry, last_links = Registry(settings.contracts), {}
     for partition in range(settings.partitions):
         for records in read_partition(settings, HEADS, partition):
             for _, value in records:
                 if value is not None:
                     record = decode(registry, value)[1]
-                    found[record["chain"]] = ChainHead(record["seq"], record["hash"])
-    return found
+                    last_links[record["chain"]] = ChainHead(record["seq"], record["hash"])
+    return last_links
 
 
 def verify_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -61,15 +61,15 @@ def verify_command(as_json: Annotated[bool, typer.Option("--json", help="Print J
 
     broken = list(check(counted(), last))
     if as_json:
-        typer.echo(json.dumps({"records": n, "chains": len(last), "broken": [one._asdict() for one in broken]}))
+        typer.echo(json.dumps({"records": n, "chains": len(last), "broken": [chain_break._asdict() for chain_break in broken]}))
     else:
-        for one in broken[:20]:
-            typer.echo(_worded(one))
+        for chain_break in broken[:20]:
+            typer.echo(_worded(chain_break))
         verdict = f"{len(broken)} places do not hold" if broken else "all hold" if n else "nothing to verify"
         typer.echo(f"{n} records in {len(last)} chains: {verdict}")
     if broken:
         raise typer.Exit(1)
 
 
-def _worded(one: ChainBreak) -> str:
-    return f"chain {one.chain}, record {one.seq}: {one.problem}"
+def _worded(chain_break: ChainBreak) -> str:
+    return f"chain {chain_break.chain}, record {chain_break.seq}: {chain_break.problem}"

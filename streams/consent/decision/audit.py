@@ -34,11 +34,11 @@ def hash_of(record: Mapping[str, Any], hashed: Sequence[str] = HASHED) -> str:
     return hashlib.sha256(orjson.dumps(itemgetter(*hashed)(record))).hexdigest()
 
 
-def link(head: ChainHead, chain: int, said: Mapping[str, Any]) -> tuple[ChainHead, Record]:
+def link(head: ChainHead, chain: int, fields: Mapping[str, Any]) -> tuple[ChainHead, Record]:
     """The record that follows `head` and says this; what it does not say is empty."""
     record: Record = {
         "subject": "", "site": "", "regulation": "", "controller": "", "platform": "", "evidence": "", "event_ts": 0, "n": 1,
-        **said, "chain": chain, "seq": head.seq + 1, "form": FORM, "prev_hash": head.hash,
+        **fields, "chain": chain, "seq": head.seq + 1, "form": FORM, "prev_hash": head.hash,
     }  # fmt: skip
     record["hash"] = hash_of(record)
     return ChainHead(record["seq"], record["hash"]), record
@@ -64,20 +64,20 @@ def check(
         chain, seq = record["chain"], record["seq"]
         before = last.get(chain)
         if before is not None and seq != before.seq + 1:
-            what = f"{seq - before.seq - 1} records are missing before it" if seq > before.seq else "stands twice"
-            yield ChainBreak(chain, seq, what)
+            problem = f"{seq - before.seq - 1} records are missing before it" if seq > before.seq else "stands twice"
+            yield ChainBreak(chain, seq, problem)
         elif before is not None and record["prev_hash"] != before.hash:
             yield ChainBreak(chain, seq, "does not follow the record before it")
         if record["hash"] != hash_of(record, hashed):
             yield ChainBreak(chain, seq, "was changed: its hash is not that of its fields")
         last[chain] = ChainHead(seq, record["hash"])
     for chain, head in heads.items():
-        found = last.get(chain, ChainHead())
-        if found.seq < head.seq:
+        reached = last.get(chain, ChainHead())
+        if reached.seq < head.seq:
             yield ChainBreak(
-                chain, head.seq, f"the chain ends at {found.seq}: {head.seq - found.seq} records are missing at the end"
+                chain, head.seq, f"the chain ends at {reached.seq}: {head.seq - reached.seq} records are missing at the end"
             )
-        elif found.seq == head.seq and found.hash != head.hash:
+        elif reached.seq == head.seq and reached.hash != head.hash:
             yield ChainBreak(chain, head.seq, "is not the record that was written last")
 
 

@@ -86,7 +86,7 @@ def rule_purpose(name: str, evidence: SignalEvidence, memory: StateValue, use_st
 
     A refusal whose time is known beats every grant that is not newer (`ledger.recall` has compared the times).
     """
-    reason = _reason(evidence.heard[name])
+    reason = _reason(evidence.results[name])
     if memory in REMEMBERED and reason in (*GRANTING, ConsentReason.NO_SIGNAL):
         return Ruling(name, False, REMEMBERED[memory])
     if reason is not ConsentReason.NO_SIGNAL:
@@ -98,17 +98,17 @@ def rule_purpose(name: str, evidence: SignalEvidence, memory: StateValue, use_st
     return Ruling(name, evidence.regime is Regime.OPT_OUT, ConsentReason.NO_SIGNAL)
 
 
-def _reason(heard: Mapping[str, FormatResult]) -> ConsentReason:
+def _reason(results: Mapping[str, FormatResult]) -> ConsentReason:
     """The one place where words become a reason; strictest first."""
     by_word: dict[ConsentValue, FormatResult] = {}
-    for one in heard.values():
-        by_word.setdefault(one.word, one)
+    for result in results.values():
+        by_word.setdefault(result.word, result)
     if ConsentValue.INVALID in by_word:
         return by_word[ConsentValue.INVALID].reason
     if ConsentValue.UNDECODED in by_word:
         return ConsentReason.UNMAPPED
     if ConsentValue.DENY in by_word:
-        if "gpc" in heard:
+        if "gpc" in results:
             return ConsentReason.GPC
         return ConsentReason.CONFLICT if ConsentValue.GRANT in by_word else by_word[ConsentValue.DENY].reason
     if ConsentValue.UNCONFIRMED in by_word:

@@ -112,7 +112,7 @@ class EventSignals:
 
     number: int
     """Never given twice."""
-    said: bytes
+    data: bytes
     """What it was read from. Visitors who said the same share it."""
     alone: bytes
     """The same, and the beginning of an array of one identifier: the event's key is its only one."""
@@ -145,20 +145,20 @@ class EventSignals:
 class DecisionCache:
     """What is made once for each version of `events.raw` under one policy: readers of the head, and what was read."""
 
-    def __init__(self, read: Contract, written: Contract, policy: Policy, reader: SignalReader) -> None:
+    def __init__(self, raw: Contract, consented: Contract, policy: Policy, reader: SignalReader) -> None:
         self._policy = policy
         self._reader = reader
         self._lifts = policy.memory.undated_grants_lift
-        self._encode = flat_record_encoder(written.columns(), written.header)
-        self._where = _part(read, ("event_name", "source", "site", "heartbeat"))
-        self._what = _part(read, ("region", "signals"))
-        self._identifiers = _part(read, ("identifiers",))
-        self.header = read.header
-        self.said_ends = HeadSlicer(read, "signals", "region").ends
-        self._near_ends = HeadSlicer(read, CLOCK).ends
-        self._columns = HeadColumns(read, CLOCK)
-        self._places = [read.names.index(name) for name in ("event_id", "heartbeat", CLOCK)]
-        self.rewriter = Rewriter(read, policy, ClickIds(policy.click_ids))
+        self._encode = flat_record_encoder(consented.columns(), consented.header)
+        self._where = _part(raw, ("event_name", "source", "site", "heartbeat"))
+        self._what = _part(raw, ("region", "signals"))
+        self._identifiers = _part(raw, ("identifiers",))
+        self.header = raw.header
+        self.said_ends = HeadSlicer(raw, "signals", "region").ends
+        self._near_ends = HeadSlicer(raw, CLOCK).ends
+        self._columns = HeadColumns(raw, CLOCK)
+        self._places = [raw.names.index(name) for name in ("event_id", "heartbeat", CLOCK)]
+        self.rewriter = Rewriter(raw, policy, ClickIds(policy.click_ids))
         self._rules: dict[str, int] = {}
         self._kinds: dict[tuple[ConsentDecision, Marks, bool], OutcomeKey] = {}
         self.wheres: dict[bytes, EventContext] = {}
@@ -168,13 +168,13 @@ class DecisionCache:
     def heads(self, values: Sequence[bytes]) -> list["HeadSlices | None"]:
         """Heads of many records at once; None where one is to be read alone."""
         # Joining whole events would push out of the processor's cache what is compared next.
-        read = self._columns.read([value[:HEAD_BYTES] for value in values])
+        columns = self._columns.read([value[:HEAD_BYTES] for value in values])
         event_id, heartbeat, clock = self._places
-        offsets = (read.ends[event_id], read.ends[heartbeat], read.ends[clock], read.numbers[clock])
-        found: list[HeadSlices | None] = list(zip(repeat(self), *(column.tolist() for column in offsets), strict=False))
-        for odd in np.flatnonzero(~read.sound):
-            found[odd] = None
-        return found
+        offsets = (columns.ends[event_id], columns.ends[heartbeat], columns.ends[clock], columns.numbers[clock])
+        heads: list[HeadSlices | None] = list(zip(repeat(self), *(column.tolist() for column in offsets), strict=False))
+        for odd in np.flatnonzero(~columns.sound):
+            heads[odd] = None
+        return heads
 
     def head(self, value: bytes) -> "HeadSlices":
         """The head of one record. Undecodable."""
@@ -184,21 +184,21 @@ class DecisionCache:
 
     def where(self, data: bytes) -> EventContext:
         """Met for the first time. Undecodable."""
-        read = self._where(data)
-        group = self._policy.group(read["site"])
-        found = EventContext(
-            **read,
-            rule=HEARTBEAT if read["heartbeat"] else self._rule(read["event_name"]),
+        fields = self._where(data)
+        group = self._policy.group(fields["site"])
+        context = EventContext(
+            **fields,
+            rule=HEARTBEAT if fields["heartbeat"] else self._rule(fields["event_name"]),
             group=group,
             scopes={regime.value: (regime.value, group) for regime in Regime},
-            is_choice=(is_choice := read["event_name"] in self._policy.memory.choice_events),
-            ordinary=not is_choice and not read["heartbeat"],
+            is_choice=(is_choice := fields["event_name"] in self._policy.memory.choice_events),
+            ordinary=not is_choice and not fields["heartbeat"],
         )
         if len(data) <= KEPT_BYTES:
             if len(self.wheres) >= KEPT_WHERES:
                 self.wheres.pop(next(iter(self.wheres)))
-            self.wheres[data] = found
-        return found
+            self.wheres[data] = context
+        return context
 
     def identifiers(self, value: bytes, begin: int) -> list[bytes]:
         """The identifiers of an event, whose array begins there. Undecodable."""
@@ -213,12 +213,12 @@ class DecisionCache:
 
     def what(self, day: int, data: bytes) -> EventSignals:
         """Met for the first time that day; the first of those kept is forgotten when there are too many. Undecodable."""
-        read = self._what(data)
-        evidence = self._reader.read(read["region"], read["signals"], day * DAY_MS)
+        fields = self._what(data)
+        evidence = self._reader.read(fields["region"], fields["signals"], day * DAY_MS)
         claim = evidence.claim
         speaks, dated = bool(claim.granted or claim.denied), claim.chosen != 0 or claim.days is not None
         first, last = (claim.chosen,) * 2 if claim.chosen else claim.days or (0, 0)
-        found = EventSignals(
+        signals = EventSignals(
             next(_numbers),
             data,
             data + ONE_IDENTIFIER,
@@ -226,7 +226,7 @@ class DecisionCache:
             (day + 1) * DAY_MS,
             evidence,
             evidence.regime.value,
-            evidence_hash(read["signals"]),
+            evidence_hash(fields["signals"]),
             speaks,
             bool(claim.denied),
             dated,
@@ -239,36 +239,36 @@ class DecisionCache:
         if len(data) <= KEPT_BYTES:
             if len(self.whats) >= KEPT_WHATS:
                 self.whats.popitem(last=False)
-            self.whats[day, data] = found
-        return found
+            self.whats[day, data] = signals
+        return signals
 
-    def decided(self, where: EventContext, what: EventSignals, memories: Memories = ()) -> EncodedDecision:
+    def decided(self, context: EventContext, signals: EventSignals, memories: Memories = ()) -> EncodedDecision:
         """The decision on an event of this name, saying this, of a subject of whom this is remembered."""
         if memories:
-            return self.recalled(where, what, memories)
-        found = what.decided.get(where.rule)
-        if found is None:
-            decision = exempt(self._policy) if where.heartbeat else decide(self._policy, where.event_name, what.evidence)
-            found = what.decided[where.rule] = self._decided(decision, where, what)
-        return found
+            return self.recalled(context, signals, memories)
+        encoded = signals.decided.get(context.rule)
+        if encoded is None:
+            decision = exempt(self._policy) if context.heartbeat else decide(self._policy, context.event_name, signals.evidence)
+            encoded = signals.decided[context.rule] = self._decided(decision, context, signals)
+        return encoded
 
-    def recalled(self, where: EventContext, what: EventSignals, memories: Memories) -> EncodedDecision:
+    def recalled(self, context: EventContext, signals: EventSignals, memories: Memories) -> EncodedDecision:
         """The same, where this is remembered."""
-        by_rule = what.by_rule(memories)
-        found = by_rule.get(where.rule)
-        if found is None:
+        by_rule = signals.by_rule(memories)
+        encoded = by_rule.get(context.rule)
+        if encoded is None:
             recalled = dict(zip(self._policy.purposes, memories, strict=True))
-            decision = decide(self._policy, where.event_name, what.evidence, recalled)
-            found = by_rule[where.rule] = self._decided(decision, where, what)
-        return found
+            decision = decide(self._policy, context.event_name, signals.evidence, recalled)
+            encoded = by_rule[context.rule] = self._decided(decision, context, signals)
+        return encoded
 
-    def _decided(self, decision: ConsentDecision, where: EventContext, what: EventSignals) -> EncodedDecision:
-        kind = self._kind(decision, what.evidence, where.heartbeat)
+    def _decided(self, decision: ConsentDecision, context: EventContext, signals: EventSignals) -> EncodedDecision:
+        kind = self._kind(decision, signals.evidence, context.heartbeat)
         return EncodedDecision(
             kind,
             kind.decision,
-            self._encode(self._told(kind, what)),
-            decision.action is Action.PASS and not where.heartbeat,
+            self._encode(self._told(kind, signals)),
+            decision.action is Action.PASS and not context.heartbeat,
             decision.action is Action.ANONYMISE,
             decision.action is Action.DROP,
             all(ruling.reason is not ConsentReason.NO_SIGNAL for ruling in decision.rulings),
@@ -276,23 +276,23 @@ class DecisionCache:
 
     def _kind(self, decision: ConsentDecision, evidence: SignalEvidence, heartbeat: bool) -> OutcomeKey:
         marks = (evidence.fingerprint, evidence.unmapped[:UNMAPPED_KEPT], evidence.unreadable_sections)
-        found = self._kinds.get((decision, marks, heartbeat))
-        if found is None:
+        kind = self._kinds.get((decision, marks, heartbeat))
+        if kind is None:
             if len(self._kinds) >= KEPT_KINDS:
                 self._kinds.clear()
             action, reason = decision.action.value, decision.drop_reason
             outcome = action if reason is None else f"dropped:{reason}"
-            found = self._kinds[decision, marks, heartbeat] = OutcomeKey(decision, outcome, decision.reasons, *marks, heartbeat)
-        return found
+            kind = self._kinds[decision, marks, heartbeat] = OutcomeKey(decision, outcome, decision.reasons, *marks, heartbeat)
+        return kind
 
-    def _told(self, kind: OutcomeKey, what: EventSignals) -> Record:
+    def _told(self, kind: OutcomeKey, signals: EventSignals) -> Record:
         return {
             "consent_outcome": kind.decision.action.value,
             "consent_purposes": kind.decision.mask,
             "consent_reasons": kind.reasons,
             "consent_policy": self._policy.rev,
             # A hash of rare signals would tie an anonymised event to its visitor's others.
-            "consent_evidence": "" if kind.decision.action is Action.ANONYMISE or kind.heartbeat else what.hash,
+            "consent_evidence": "" if kind.decision.action is Action.ANONYMISE or kind.heartbeat else signals.hash,
         }
 
 
@@ -309,10 +309,10 @@ def _part(contract: Contract, names: tuple[str, ...]) -> Callable[[bytes], dict[
 
     def read(data: bytes) -> dict[str, Any]:
         try:
-            found: Any = schemaless_reader(BytesIO(data), schema, None)
+            record: Any = schemaless_reader(BytesIO(data), schema, None)
         except Exception as error:  # fastavro's word for broken bytes depends on where they break
             raise Undecodable(f"broken datum: {type(error).__name__}") from None
-        return dict(found)
+        return dict(record)
 
     return read
 

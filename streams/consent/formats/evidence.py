@@ -73,7 +73,7 @@ class SignalEvidence:
     """What one event's signals say under one policy, in one region, on one day."""
 
     regime: Regime
-    heard: Mapping[str, Mapping[str, FormatResult]]
+    results: Mapping[str, Mapping[str, FormatResult]]
     """Purpose -> format -> what it says."""
     claim: Claim
     """What the visitor chose, as far as it is remembered."""
@@ -104,9 +104,9 @@ class SignalReader:
 
     def read(self, region: str, signals: Signals, now: int) -> SignalEvidence:
         """The evidence of an event. `now`: collector time, of which only the day matters."""
-        sent = self._signal_set(signals)
-        regime = Regime.OPT_IN if claims_gdpr(sent) else self._policy.regime(region)
-        return self._evidence(regime, region, sent, now)
+        signal_set = self._signal_set(signals)
+        regime = Regime.OPT_IN if claims_gdpr(signal_set) else self._policy.regime(region)
+        return self._evidence(regime, region, signal_set, now)
 
     def hear(self, regime: Regime, signals: Signals, now: int) -> SignalEvidence:
         """The same under a given regime, of a visitor whose region is not known."""
@@ -115,29 +115,29 @@ class SignalReader:
     def _signal_set(self, signals: Signals) -> SignalSet:
         return SignalSet(signals, self._policy.vocabulary, self._policy.signals.empty_denies)
 
-    def _evidence(self, regime: Regime, region: str, sent: SignalSet, now: int) -> SignalEvidence:
-        gpps = [self._gpp(text) for text in sent.values.get("gpp", ())]
-        strings = [self._tc_string(text) for text in _tc_texts(sent, gpps)]
-        void = gdpr_applies(sent) is False and not self._policy.under_gdpr(region)
-        formats = self._formats(regime, region, sent, ([] if void else strings, gpps), now)
-        heard = {
-            name: {which: one for which, listen in formats if (one := listen(purpose, name)) is not None}
+    def _evidence(self, regime: Regime, region: str, signal_set: SignalSet, now: int) -> SignalEvidence:
+        gpps = [self._gpp(text) for text in signal_set.values.get("gpp", ())]
+        strings = [self._tc_string(text) for text in _tc_texts(signal_set, gpps)]
+        void = gdpr_applies(signal_set) is False and not self._policy.under_gdpr(region)
+        formats = self._formats(regime, region, signal_set, ([] if void else strings, gpps), now)
+        results = {
+            name: {which: result for which, listen in formats if (result := listen(purpose, name)) is not None}
             for name, purpose in self._policy.purposes.items()
         }
-        if sent.unmapped_refusal and self._policy.signals.unmapped_refusals_deny:
-            for by_format in heard.values():
+        if signal_set.unmapped_refusal and self._policy.signals.unmapped_refusals_deny:
+            for by_format in results.values():
                 if not by_format:
                     by_format["unmapped"] = REFUSED_UNMAPPED
-        valid = [] if void else [one for one in strings if isinstance(one, TcString)]
-        platform = sent.first("platform") or (str(valid[0].cmp_id) if valid else "")
+        valid = [] if void else [result for result in strings if isinstance(result, TcString)]
+        platform = signal_set.first("platform") or (str(valid[0].cmp_id) if valid else "")
         return SignalEvidence(
             regime,
-            heard,
-            _claim(heard, sent, valid),
+            results,
+            _claim(results, signal_set, valid),
             platform,
             valid[0].gvl_version if valid else 0,
-            marks(sent, valid[0] if valid else None),
-            tuple(sent.unmapped),
+            marks(signal_set, valid[0] if valid else None),
+            tuple(signal_set.unmapped),
             _unreadable_sections(gpps) if gpps else (),
         )
 
@@ -145,30 +145,30 @@ class SignalReader:
         self,
         regime: Regime,
         region: str,
-        sent: SignalSet,
+        signal_set: SignalSet,
         strings: tuple[Sequence[TcString | ConsentReason], Sequence[GppString | ConsentReason]],
         now: int,
     ) -> list[tuple[str, Listener]]:
         """The formats that an event has, and how to ask each about a purpose."""
         tcs, gpps = strings
         formats: list[tuple[str, Listener]] = []
-        if sent.unreadable:
+        if signal_set.unreadable:
             formats.append(("consent", lambda _purpose, _name: MALFORMED))
-        if sent.choices:
-            formats.append(("cmp", lambda _purpose, name: _heard(sent.choice(name))))
-        mode = consent_mode(sent.values, self._policy.letters)
+        if signal_set.choices:
+            formats.append(("cmp", lambda _purpose, name: _heard(signal_set.choice(name))))
+        mode = consent_mode(signal_set.values, self._policy.letters)
         if mode:
             # It narrows what the platform's own words grant, and adds nothing to them.
-            narrows = sent.from_platform or bool(tcs)
+            narrows = signal_set.from_platform or bool(tcs)
             formats.append(("consent_mode", lambda purpose, _name: _heard(_mode_word(mode, purpose, regime, narrows))))
-        if (texts := sent.values.get("gpc", ())) and self._policy.gpc_counts(region):
+        if (texts := signal_set.values.get("gpc", ())) and self._policy.gpc_counts(region):
             gpc = GPC_HEARD.get(strictest(map(gpc_word, texts)))
             formats.append(("gpc", lambda purpose, _name: gpc if purpose.denied_by_gpc else None))
         for number, tc in enumerate(tcs):
-            formats.append((f"tc_string_{number + 1}" if number else "tc_string", self._tc_words(tc, sent, now)))
+            formats.append((f"tc_string_{number + 1}" if number else "tc_string", self._tc_words(tc, signal_set, now)))
         if gpps:
             formats.append(("gpp", lambda purpose, _name: _gpp_word(gpps, purpose, regime)))
-        if texts := sent.values.get("us_privacy", ()):
+        if texts := signal_set.values.get("us_privacy", ()):
             word = strictest(usp_word(text) if text.strip() else ConsentValue.INVALID for text in texts)
             formats.append(("us_privacy", lambda purpose, _name: _objection(word, regime) if purpose.denied_by_gpc else None))
         return formats
@@ -182,12 +182,12 @@ class SignalReader:
         text = text.strip()
         return self._kept(text) if len(text) <= LONGEST_KEPT else _decoded(text)
 
-    def _tc_words(self, tc: TcString | ConsentReason, sent: SignalSet, now: int) -> Listener:
-        applies = gdpr_applies(sent)
+    def _tc_words(self, tc: TcString | ConsentReason, signal_set: SignalSet, now: int) -> Listener:
+        applies = gdpr_applies(signal_set)
         if isinstance(tc, ConsentReason):
             unreadable = FormatResult(ConsentValue.INVALID, tc)
             return lambda _purpose, _name: unreadable
-        final = applies is not None and is_final(sent)
+        final = applies is not None and is_final(signal_set)
         rules = self._policy.tcf
         lists = self._lists.version(tc.gvl_version) if final and rules.vendor and self._lists is not None else None
 
@@ -196,9 +196,9 @@ class SignalReader:
                 return PENDING
             if not purpose.tcf:
                 return UNMAPPED
-            heard = HEARD[judge(tc, self._demands[purpose.tcf], lists, now)]
+            result = HEARD[judge(tc, self._demands[purpose.tcf], lists, now)]
             # Where the GDPR is said not to apply, a string grants nothing; what it refuses is refused.
-            return None if applies is False and heard.word is ConsentValue.GRANT else heard
+            return None if applies is False and result.word is ConsentValue.GRANT else result
 
         return word
 
@@ -208,10 +208,10 @@ def _unreadable_sections(gpps: Iterable[GppString | ConsentReason]) -> tuple[int
     return tuple(sorted({section for gpp in gpps for section in (gpp.unreadable if isinstance(gpp, GppString) else (0,))}))
 
 
-def _tc_texts(sent: SignalSet, gpps: Iterable[GppString | ConsentReason]) -> list[str]:
+def _tc_texts(signal_set: SignalSet, gpps: Iterable[GppString | ConsentReason]) -> list[str]:
     """The event's own TC strings, and those within its GPP strings; the strictest of all counts."""
     within = (gpp.tc_string for gpp in gpps if isinstance(gpp, GppString) and gpp.tc_string)
-    return list(dict.fromkeys((*sent.values.get("tc_string", ()), *within)))
+    return list(dict.fromkeys((*signal_set.values.get("tc_string", ()), *within)))
 
 
 def _heard(word: ConsentValue) -> FormatResult | None:
@@ -226,24 +226,24 @@ def _mode_word(mode: Mapping[str, ConsentValue], purpose: Purpose, regime: Regim
     return ConsentValue.UNKNOWN if word is ConsentValue.GRANT and narrows else word
 
 
-def _claim(heard: Mapping[str, Mapping[str, FormatResult]], sent: SignalSet, strings: Sequence[TcString]) -> Claim:
+def _claim(results: Mapping[str, Mapping[str, FormatResult]], signal_set: SignalSet, strings: Sequence[TcString]) -> Claim:
     """Purposes that are granted by all that is heard, and those that the visitor denies. What is unreadable is neither."""
     granted, denied = set[str](), set[str]()
-    for purpose, formats in heard.items():
-        words = {one.word for one in formats.values()}
+    for purpose, formats in results.items():
+        words = {result.word for result in formats.values()}
         if words == GRANT:
             granted.add(purpose)
         elif ConsentValue.DENY in words and any(
-            one.word is ConsentValue.DENY and one.reason in VISITORS for one in formats.values()
+            result.word is ConsentValue.DENY and result.reason in VISITORS for result in formats.values()
         ):
             denied.add(purpose)
     days = [string.last_updated_ms for string in strings]
     return Claim(
         frozenset(granted),
         frozenset(denied),
-        chosen_at(sent.values.get("chosen_ts", ())),
+        chosen_at(signal_set.values.get("chosen_ts", ())),
         (min(days), max(days)) if days else None,
-        all(text.strip().lower() == ACTED for text in sent.values.get("tc_event_status", ("",))),
+        all(text.strip().lower() == ACTED for text in signal_set.values.get("tc_event_status", ("",))),
     )
 
 
@@ -263,22 +263,22 @@ def chosen_at(texts: Iterable[str]) -> int | None:
     return times.pop() if len(times) == 1 else None
 
 
-def gdpr_applies(sent: SignalSet) -> bool | None:
+def gdpr_applies(signal_set: SignalSet) -> bool | None:
     """What the page says of GDPR; None where it says nothing, or nothing that can be read, or contradicts itself."""
-    values = {value.strip().lower() for value in sent.values.get("gdpr_applies", ())}
+    values = {value.strip().lower() for value in signal_set.values.get("gdpr_applies", ())}
     if not values:
         return None
     return True if values <= YES else False if values <= NO else None
 
 
-def claims_gdpr(sent: SignalSet) -> bool:
+def claims_gdpr(signal_set: SignalSet) -> bool:
     """Whether the page says that GDPR applies (or says it unreadably), wherever the visitor seems to be."""
-    return any(value.strip().lower() not in NO for value in sent.values.get("gdpr_applies", ()))
+    return any(value.strip().lower() not in NO for value in signal_set.values.get("gdpr_applies", ()))
 
 
-def is_final(sent: SignalSet) -> bool:
+def is_final(signal_set: SignalSet) -> bool:
     """Whether the banner is closed: every status that is said is a final one, and one is."""
-    statuses = sent.values.get("tc_event_status", ())
+    statuses = signal_set.values.get("tc_event_status", ())
     return bool(statuses) and all(status.strip().lower() in FINAL_STATUS for status in statuses)
 
 
@@ -294,16 +294,16 @@ def _gpp_word(gpps: Sequence[GppString | ConsentReason], purpose: Purpose, regim
 
     US sections speak about sale, sharing and advertising, what GPC objects to as well; the Canadian one about purposes.
     """
-    read = [gpp for gpp in gpps if isinstance(gpp, GppString)]
-    consents = [canadian_word(gpp.canada, purpose.tcf) for gpp in read if gpp.canada is not None]
-    heard = {_heard(word) for word in consents}
+    readable = [gpp for gpp in gpps if isinstance(gpp, GppString)]
+    consents = [canadian_word(gpp.canada, purpose.tcf) for gpp in readable if gpp.canada is not None]
+    results = {_heard(word) for word in consents}
     if purpose.denied_by_gpc:
-        objections = [us_word(section) for gpp in read for section in gpp.us] + [usp_word(gpp.usp) for gpp in read]
-        heard.add(_objection(strictest(objections), regime))
-        if len(read) < len(gpps) or any(gpp.unreadable for gpp in read):
-            heard.add(MALFORMED)
+        objections = [us_word(section) for gpp in readable for section in gpp.us] + [usp_word(gpp.usp) for gpp in readable]
+        results.add(_objection(strictest(objections), regime))
+        if len(readable) < len(gpps) or any(gpp.unreadable for gpp in readable):
+            results.add(MALFORMED)
     # A refusal that was read is remembered, whatever else cannot be read.
-    words = {one.word: one for one in heard if one is not None}
+    words = {result.word: result for result in results if result is not None}
     return words.get(ConsentValue.DENY) or words.get(ConsentValue.INVALID) or words.get(ConsentValue.GRANT)
 
 
@@ -312,16 +312,16 @@ def _objection(word: ConsentValue, regime: Regime) -> FormatResult | None:
     return _heard(ConsentValue.UNKNOWN if word is ConsentValue.GRANT and regime is Regime.OPT_IN else word)
 
 
-def marks(sent: SignalSet, tc: TcString | None = None) -> tuple[tuple[str, str], ...]:
+def marks(signal_set: SignalSet, tc: TcString | None = None) -> tuple[tuple[str, str], ...]:
     """How the consent platform is set up, as far as an event shows it: its metadata, and which services it names."""
     names = ("platform", "platform_version", "platform_event")
-    found = {name: sent.first(name)[:64] for name in names if sent.first(name)}
+    properties = {name: signal_set.first(name)[:64] for name in names if signal_set.first(name)}
     if tc is not None:
-        found |= {
+        properties |= {
             "cmp_id": str(tc.cmp_id), "cmp_version": str(tc.cmp_version), "gvl": str(tc.gvl_version),
             "tcf_policy": str(tc.policy_version),
         }  # fmt: skip
-    if sent.services:
-        joined = "|".join(sorted(sent.services))
-        found["services"] = hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return tuple(sorted(found.items()))
+    if signal_set.services:
+        joined = "|".join(sorted(signal_set.services))
+        properties["services"] = hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return tuple(sorted(properties.items()))

@@ -34,9 +34,9 @@ class Gvl:
 def parse_gvl(text: str, name: str) -> Gvl:
     """A list as IAB Europe publishes it. ConfigError says what is wrong with it."""
     try:
-        said = json.loads(text)
-        version = _number(said["vendorListVersion"])
-        vendors = {_number(int(key)): _vendor(vendor) for key, vendor in said["vendors"].items()}
+        document = json.loads(text)
+        version = _number(document["vendorListVersion"])
+        vendors = {_number(int(key)): _vendor(vendor) for key, vendor in document["vendors"].items()}
     except json.JSONDecodeError as error:
         raise ConfigError(f"{name}, line {error.lineno}: {error.msg}") from None
     except KeyError as error:
@@ -46,12 +46,12 @@ def parse_gvl(text: str, name: str) -> Gvl:
     return Gvl(version, vendors)
 
 
-def _vendor(said: Mapping[str, Any]) -> Vendor:
-    deleted = said.get("deletedDate")
+def _vendor(entry: Mapping[str, Any]) -> Vendor:
+    deleted = entry.get("deletedDate")
     return Vendor(
-        frozenset(map(_number, said["purposes"])),
-        frozenset(map(_number, said["legIntPurposes"])),
-        frozenset(map(_number, said["flexiblePurposes"])),
+        frozenset(map(_number, entry["purposes"])),
+        frozenset(map(_number, entry["legIntPurposes"])),
+        frozenset(map(_number, entry["flexiblePurposes"])),
         None if deleted is None else int(datetime.fromisoformat(deleted).timestamp() * 1000),
     )
 
@@ -76,16 +76,16 @@ class GvlFolder:
 
     def version(self, number: int) -> Gvl | None:
         """One version; None if it has not been imported. A file that cannot be read is a ConfigError."""
-        found = self._read.get(number)
-        if found is None:
+        gvl = self._read.get(number)
+        if gvl is None:
             file = gvl_file(self._folder, number)
             try:
-                found = self._read[number] = parse_gvl(file.read_text(encoding="utf-8"), str(file))
+                gvl = self._read[number] = parse_gvl(file.read_text(encoding="utf-8"), str(file))
             except FileNotFoundError:
                 return None
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"{file}: {error}") from None
-        return found
+        return gvl
 
 
 def gvl_file(folder: Path, version: int) -> Path:
@@ -99,12 +99,12 @@ def import_gvl(file: Path, folder: Path) -> Gvl:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: {error}") from None
-    found = parse_gvl(text, str(file))
-    target = gvl_file(folder, found.version)
+    gvl = parse_gvl(text, str(file))
+    target = gvl_file(folder, gvl.version)
     if target.exists() and json.loads(target.read_text(encoding="utf-8")) != json.loads(text):
-        raise ConfigError(f"version {found.version} is there already and says something else: {target}")
+        raise ConfigError(f"version {gvl.version} is there already and says something else: {target}")
     folder.mkdir(parents=True, exist_ok=True)
     new = target.with_suffix(".new")
     new.write_text(text, encoding="utf-8")
     new.replace(target)
-    return found
+    return gvl

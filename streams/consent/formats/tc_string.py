@@ -110,14 +110,14 @@ def decode(text: str) -> TcString:
 
 def _segments(segments: Iterable[bytes]) -> Vendors | None:
     """Disclosed vendors, from the segments behind the core; None without that segment."""
-    seen: set[int] = set()
+    kinds: set[int] = set()
     disclosed = None
     for segment in segments:
         reader = Segment(segment)
         kind = reader.number(3)
-        if kind in seen or kind not in (DISCLOSED, ALLOWED, PUBLISHER):
+        if kind in kinds or kind not in (DISCLOSED, ALLOWED, PUBLISHER):
             raise InvalidTcString(ConsentReason.MALFORMED)
-        seen.add(kind)
+        kinds.add(kind)
         if kind == PUBLISHER:
             reader.number(48)
             reader.number(2 * reader.number(6))
@@ -168,32 +168,32 @@ class Segment:
         """A list of ids and ranges of ids, 1 <= first <= last <= largest."""
         count = self.number(12)
         # Zeros behind the end, so that every entry can be looked at as if it were a range: flag, first, last.
-        bits, left, found = self._bits << 33, self._left, []
+        bits, remaining, ranges = self._bits << 33, self._left, []
         for _ in range(count):
-            entry = bits >> left & 0x1_FFFF_FFFF
+            entry = bits >> remaining & 0x1_FFFF_FFFF
             first = entry >> 16 & 0xFFFF
             if entry >> 32:
                 last = entry & 0xFFFF
-                left -= 33
+                remaining -= 33
             else:
                 last = first
-                left -= 17
-            if left < 0 or not 1 <= first <= last <= largest:
+                remaining -= 17
+            if remaining < 0 or not 1 <= first <= last <= largest:
                 raise InvalidTcString(ConsentReason.MALFORMED)
-            found.append((first, last))
-        self._left = left
-        return tuple(found)
+            ranges.append((first, last))
+        self._left = remaining
+        return tuple(ranges)
 
     def restrictions(self) -> dict[int, tuple[Restriction, ...]]:
         """The publisher's restrictions."""
-        found: dict[int, tuple[Restriction, ...]] = {}
+        restrictions: dict[int, tuple[Restriction, ...]] = {}
         for _ in range(self.number(12)):
             head = self.number(8)
             purpose, kind = head >> 2, head & 3
             if not 1 <= purpose <= PURPOSES or kind > 2:
                 raise InvalidTcString(ConsentReason.MALFORMED)
-            found[purpose] = (*found.get(purpose, ()), Restriction(kind, self.ranges(0xFFFF)))
-        return found
+            restrictions[purpose] = (*restrictions.get(purpose, ()), Restriction(kind, self.ranges(0xFFFF)))
+        return restrictions
 
 
 __all__ = ["InvalidTcString", "Ranges", "Restriction", "Segment", "TcString", "Vendors", "decode", "has_purpose"]

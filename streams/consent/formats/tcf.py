@@ -88,7 +88,11 @@ def _purpose(tc: TcString, purpose: int, vendor: int, gvl: Gvl | None) -> Consen
 
 def restrictions(tc: TcString, purpose: int, vendor: int) -> set[int]:
     """Types of the publisher's restrictions on this purpose that hold for this vendor."""
-    return {one.type for one in tc.restrictions.get(purpose, ()) if any(first <= vendor <= last for first, last in one.vendors)}
+    return {
+        restriction.type
+        for restriction in tc.restrictions.get(purpose, ())
+        if any(first <= vendor <= last for first, last in restriction.vendors)
+    }
 
 
 def _basis(vendor: Vendor, purpose: int, restricted: set[int], at_ms: int) -> int | ConsentReason:

@@ -65,18 +65,18 @@ class Learner:
         one, and so does a later grant of the event's key, its strongest identifier: who agrees as a user agrees for her
         devices, and nobody who shares a device agrees for its users.
         """
-        _, what, time = event
+        _, signals, time = event
         oldest = time - self._policy.memory.max_age_days * DAY_MS
         granted_at = self._dates(event).granted_at
         own = NO_TIMES if standing is None else standing.times
         memories = []
         for purpose in self._policy.purposes:
-            moment = Moment(time, granted_at if purpose in what.evidence.claim.granted else 0, oldest)
+            moment = Moment(time, granted_at if purpose in signals.evidence.claim.granted else 0, oldest)
             memory = recall(own, purpose, moment)
             if others:
                 grants = {name: own[name] for kind in (GRANTED, SEEN_GRANTED) if (name := entry(purpose, kind)) in own}
                 remembered = {recall(merge(other.times, grants), purpose, moment) for _, other in others if other is not None}
-                memory = next((one for one in STRICTEST if one in remembered or one is memory), memory)
+                memory = next((value for value in STRICTEST if value in remembered or value is memory), memory)
             memories.append(memory)
         return () if all(memory is StateValue.NOTHING for memory in memories) else tuple(memories)
 
@@ -85,23 +85,23 @@ class Learner:
 
         Refusals hold under every regime, grants under the event's own.
         """
-        where, what, time = event
-        scope = where.scopes[what.regime]
+        context, signals, time = event
+        scope = context.scopes[signals.regime]
         standing = tables[scope][key]
         times: Times = NO_TIMES if standing is None else standing.times
         if is_erased(times, time):
             return standing
-        constant = what.dated and not where.is_choice
-        if standing is not None and constant and all(times.get(name, 0) >= at for name, at in what.entries):
-            return standing.has_learned(what.number, FOR_EVER)
+        constant = signals.dated and not context.is_choice
+        if standing is not None and constant and all(times.get(name, 0) >= at for name, at in signals.entries):
+            return standing.has_learned(signals.number, FOR_EVER)
         when = self._dates(event)
-        claim = what.evidence.claim
+        claim = signals.evidence.claim
         changes = [self._take_down(event, (scope, tables[scope], key), (claim, when), entries)]
         if claim.denied:
             refusal = claim._replace(granted=NO_PURPOSES)
             changes += [
                 self._take_down(event, (other, tables[other], key), (refusal, when), entries)
-                for other in where.scopes.values()
+                for other in context.scopes.values()
                 if other != scope
             ]
             if any(change.refused for change in changes):
@@ -109,13 +109,13 @@ class Learner:
         standing = tables[scope][key]
         if standing is None:
             return None
-        if not what.dated or when.by_arrival:
-            for among in where.scopes.values() if claim.denied else ():
-                if (known := tables[among][key]) is not None:
-                    known.has_learned(what.number, time + DAY_MS)
-            return standing.has_learned(what.number, time + DAY_MS)
+        if not signals.dated or when.by_arrival:
+            for among in context.scopes.values() if claim.denied else ():
+                if (state := tables[among][key]) is not None:
+                    state.has_learned(signals.number, time + DAY_MS)
+            return standing.has_learned(signals.number, time + DAY_MS)
         # A time that was not believed, of a clock that is ahead, may be soon.
-        return standing.has_learned(what.number, FOR_EVER if when.granted_at else time + SKEW_MS)
+        return standing.has_learned(signals.number, FOR_EVER if when.granted_at else time + SKEW_MS)
 
     def _take_down(
         self, event: Event, place: tuple[Scope, Table, bytes], choice: tuple[Claim, ChoiceDates], entries: LedgerWrites
@@ -133,41 +133,41 @@ class Learner:
         return change
 
     def _source(self, event: Event, scope: Scope, key: bytes, chosen: int) -> ChangeSource:
-        _, what, time = event
-        evidence = what.evidence
-        return ChangeSource("|".join(scope), key.decode(), time, chosen, "event", what.hash, evidence.platform, evidence.gvl)
+        _, signals, time = event
+        evidence = signals.evidence
+        return ChangeSource("|".join(scope), key.decode(), time, chosen, "event", signals.hash, evidence.platform, evidence.gvl)
 
     def tell_others(
-        self, event: Event, nodes: Iterable[bytes], known: dict[Place, SubjectState | None], entries: LedgerWrites
+        self, event: Event, nodes: Iterable[bytes], states: dict[Place, SubjectState | None], entries: LedgerWrites
     ) -> None:
         """Say an event's own choice of its other identifiers too, as far as it is news to them, and know it of them then.
 
         A refusal counts under every regime, a grant under the event's own.
         """
-        where, what, time = event
-        own, claim, when = where.scopes[what.regime], what.evidence.claim, self._dates(event)
+        context, signals, time = event
+        own, claim, when = context.scopes[signals.regime], signals.evidence.claim, self._dates(event)
         refusal, grant = claim._replace(granted=NO_PURPOSES), claim._replace(denied=NO_PURPOSES)
         for node in nodes:
             news: dict[str, dict[str, int]] = {}
             for regulation, scope, choice in (
-                *(("", scope, refusal) for scope in where.scopes.values() if claim.denied),
-                (what.regime, own, grant),
+                *(("", scope, refusal) for scope in context.scopes.values() if claim.denied),
+                (signals.regime, own, grant),
             ):
-                standing = known[scope, node]
+                standing = states[scope, node]
                 times: Times = NO_TIMES if standing is None else standing.times
                 learned = NO_TIMES if is_erased(times, time) else learn(times, choice, when, time, False).times
                 if learned:
                     news[regulation] = merge(news.get(regulation, NO_TIMES), learned)
-                    known[scope, node] = SubjectState(merge(times, learned))
-            for regulation, said in news.items():
-                entries.tell(self._source(event, own, node, max(said.values())), own[1], regulation, said)
+                    states[scope, node] = SubjectState(merge(times, learned))
+            for regulation, times in news.items():
+                entries.tell(self._source(event, own, node, max(times.values())), own[1], regulation, times)
 
     def _dates(self, event: Event) -> ChoiceDates:
         """When the choice of an event was made; an event that is a choice is made now."""
-        where, what, time = event
-        if not what.speaks:
+        context, signals, time = event
+        if not signals.speaks:
             return NO_DATES
-        return dates(what.evidence.claim, time, where.is_choice, self._policy.memory.undated_grants_lift)
+        return dates(signals.evidence.claim, time, context.is_choice, self._policy.memory.undated_grants_lift)
 
     def take(self, batch: Batch, holding: PartitionState, entries: LedgerWrites) -> tuple[int, list[tuple[int, str]]]:
         """Take in a batch of `consent.signals`: how many were taken, and (place, what was wrong) of the others."""

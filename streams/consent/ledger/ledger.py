@@ -57,21 +57,21 @@ class Moment(NamedTuple):
     """What was said before is forgotten."""
 
 
-def entry(purpose: str, what: str) -> str:
+def entry(purpose: str, kind: str) -> str:
     """The name of one time in a state."""
-    return f"{purpose}.{what}"
+    return f"{purpose}.{kind}"
 
 
 def is_time(name: str, text: str) -> bool:
     """Whether this names a time of a state, and is one."""
-    purpose, _, what = name.rpartition(".")
-    return bool(purpose) and what in WHATS and text.isascii() and text.isdigit() and len(text) <= TIME_DIGITS
+    purpose, _, kind = name.rpartition(".")
+    return bool(purpose) and kind in WHATS and text.isascii() and text.isdigit() and len(text) <= TIME_DIGITS
 
 
-def merge(one: Times, other: Times) -> dict[str, int]:
+def merge(first: Times, second: Times) -> dict[str, int]:
     """Both states as one."""
-    merged = dict(one)
-    for name, time in other.items():
+    merged = dict(first)
+    for name, time in second.items():
         if time > merged.get(name, 0):
             merged[name] = time
     return merged
@@ -90,7 +90,7 @@ def recall(times: Times, purpose: str, moment: Moment) -> StateValue:
     if withdrawn and granted <= withdrawn:
         return StateValue.WITHDRAWN
     if denied >= max(moment.oldest, 1) and granted <= denied:
-        was_granted = any(entry(purpose, what) in times for what in (GRANTED, SEEN_GRANTED))
+        was_granted = any(entry(purpose, kind) in times for kind in (GRANTED, SEEN_GRANTED))
         return StateValue.WITHDRAWN if was_granted else StateValue.REFUSED
     granted = _newest(times, purpose, (GRANTED, SEEN_GRANTED), (moment.oldest, moment.now))
     denied = _newest(times, purpose, (DENIED, SEEN_DENIED, WITHDRAWN), (moment.oldest, max(times.values(), default=0)))
@@ -99,9 +99,9 @@ def recall(times: Times, purpose: str, moment: Moment) -> StateValue:
     return StateValue.GRANTED
 
 
-def _newest(times: Times, purpose: str, whats: Iterable[str], between: tuple[int, int]) -> int:
-    known = (times.get(entry(purpose, what), 0) for what in whats)
-    return max((time for time in known if between[0] <= time <= between[1]), default=0)
+def _newest(times: Times, purpose: str, kinds: Iterable[str], between: tuple[int, int]) -> int:
+    candidates = (times.get(entry(purpose, kind), 0) for kind in kinds)
+    return max((time for time in candidates if between[0] <= time <= between[1]), default=0)
 
 
 class Claim(NamedTuple):
@@ -133,8 +133,8 @@ def dates(claim: Claim, now: int, is_choice: bool, undated_grants_lift: bool = F
 
     A time that cannot be read, or lies ahead, counts as none for grants and as `now` for refusals.
     """
-    made = _dates(claim, now, is_choice)
-    return made._replace(granted_at=now) if undated_grants_lift and not made.granted_at else made
+    choice_dates = _dates(claim, now, is_choice)
+    return choice_dates._replace(granted_at=now) if undated_grants_lift and not choice_dates.granted_at else choice_dates
 
 
 def _dates(claim: Claim, now: int, is_choice: bool) -> ChoiceDates:
@@ -193,7 +193,7 @@ def learn(times: Times, claim: Claim, when: ChoiceDates, now: int, remember_unda
 def _change(times: Times, new: Mapping[str, int], withdrawn: Iterable[str] = ()) -> StateChange:
     """`withdrawn`: purposes that count as granted until now, whatever is known of them."""
     newer = {name: time for name, time in new.items() if time > times.get(name, 0)} if times else dict(new)
-    refused = dict.fromkeys(purpose for purpose, _, what in (name.rpartition(".") for name in newer) if what in REFUSALS)
+    refused = dict.fromkeys(purpose for purpose, _, kind in (name.rpartition(".") for name in newer) if kind in REFUSALS)
     if not refused:
         return StateChange(newer)
     merged = merge(times, newer) if times else newer

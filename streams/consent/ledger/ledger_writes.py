@@ -18,7 +18,7 @@ SIGNALS = "consent.signals"
 STATE_KIND = "state"
 """Of a signal that says a whole state: its times by name, as text."""
 MINUTE_MS = 60_000
-DENIALS = tuple(entry("", what) for what in (DENIED, SEEN_DENIED, WITHDRAWN))
+DENIALS = tuple(entry("", kind) for kind in (DENIED, SEEN_DENIED, WITHDRAWN))
 """Ends of names of times."""
 
 
@@ -121,15 +121,15 @@ class LedgerWrites:
     def trays(self) -> Mapping[str, list[Output]]:
         """Everything, with the chain's last link."""
         for (site, start, outcome, reasons), n in self._denied.items():
-            said = {"kind": "denied", "site": site, "minute": start, "outcome": outcome, "reasons": reasons, "n": n}
-            self._audit({**said, "method": "event"})
+            fields = {"kind": "denied", "site": site, "minute": start, "outcome": outcome, "reasons": reasons, "n": n}
+            self._audit({**fields, "method": "event"})
         if AUDIT in self._trays:
             self._add(HEADS, str(self._partition), {"chain": self._partition, **self.head._asdict()}, self._partition)
         return self._trays
 
-    def _audit(self, said: Record) -> None:
-        said |= {"policy": self._policy.rev, "controller": self._policy.controller}
-        self.head, record = link(self.head, self._partition, said)
+    def _audit(self, fields: Record) -> None:
+        fields |= {"policy": self._policy.rev, "controller": self._policy.controller}
+        self.head, record = link(self.head, self._partition, fields)
         self._add(AUDIT, str(self._partition), record, self._partition)
 
     def _add(self, topic: str, key: str, record: Record, partition: int = BY_KEY) -> None:

@@ -163,14 +163,14 @@ class RedisStateStore:
             mark = (self._redis.set(mark_key(partition), building, get=True) or b"").decode().split("|")
             since = int(mark[1]) - MARGIN_MS if len(mark) == 3 and (mark[0], mark[2]) == (server, topic_id) else 0
             began, written = int(time.time() * 1000), 0
-            for piece in self._changed(partition, max(0, since)):
-                self._struck(partition, piece.erased)
-                self._merged(partition, piece.states)
-                written += len(piece.states)
-            done = self._moved(partition, building, f"{server}|{began}|{topic_id}")
+            for ledger_slice in self._changed(partition, max(0, since)):
+                self._struck(partition, ledger_slice.erased)
+                self._merged(partition, ledger_slice.states)
+                written += len(ledger_slice.states)
+            moved = self._moved(partition, building, f"{server}|{began}|{topic_id}")
         except redis.RedisError as error:
             raise _away(error) from error
-        if not done or self._met != server:
+        if not moved or self._met != server:
             raise Retryable("the consent ledger's Redis was emptied, or started again, while its view was built")
         self._whole[partition], self._built_of[partition] = server, topic_id
         if written:
@@ -208,20 +208,20 @@ class RedisStateStore:
     def read_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[str, Times | None]:
         """See `StateStore`. A view that nobody has built on this server is built first. Retryable."""
         try:
-            read = self._look_elsewhere(keys)
-            missing = [partition for partition in keys if partition not in read]
+            texts = self._look_elsewhere(keys)
+            missing = [partition for partition in keys if partition not in texts]
             for partition in missing:
                 self.open(partition)
             if missing:
-                read |= self._look_elsewhere({partition: keys[partition] for partition in missing})
+                texts |= self._look_elsewhere({partition: keys[partition] for partition in missing})
         except redis.RedisError as error:
             raise _away(error) from error
-        if read.keys() != keys.keys():
+        if texts.keys() != keys.keys():
             raise Retryable("the consent ledger's Redis was emptied while it was read")
         return {
-            key: None if text is None else orjson.loads(text)
+            key: None if state_text is None else orjson.loads(state_text)
             for partition, some in keys.items()
-            for key, text in zip(some, read[partition], strict=True)
+            for key, state_text in zip(some, texts[partition], strict=True)
         }
 
     def _look_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[int, list[bytes | None]]:
@@ -232,24 +232,24 @@ class RedisStateStore:
                 pipeline.mget([mark_key(partition), *(view_key(partition, key) for key in some)])
             answers = pipeline.execute()
         texts: dict[int, list[bytes | None]] = {partition: [] for partition in keys}
-        for (partition, _), (mark, *found) in zip(pieces, answers, strict=True):
+        for (partition, _), (mark, *values) in zip(pieces, answers, strict=True):
             if not marks_whole(mark, self._met):
                 texts.pop(partition, None)
             elif partition in texts:
-                texts[partition] += found
+                texts[partition] += values
         return texts
 
     def _look_up(self, partition: int, keys: Sequence[str]) -> list[bytes | None] | None:
         """The texts of these keys, or None where the view is not whole any more."""
-        found: list[bytes | None] = []
+        values: list[bytes | None] = []
         for start in range(0, len(keys), CHUNK):
             # The mark comes along each time, so that no look-up falls between an end of the view and its being noticed.
             names = [mark_key(partition), *(view_key(partition, key) for key in keys[start : start + CHUNK])]
-            mark, *texts = self._redis.mget(names)
+            mark, *chunk = self._redis.mget(names)
             if self._whole.get(partition) != self._met or not marks_whole(mark, self._met):
                 return None
-            found += texts
-        return found
+            values += chunk
+        return values
 
     def write(self, partition: int, states: States, at: int) -> None:
         """See `StateStore`. A view that is not whole any more is not said to be: the next look-up builds it."""
@@ -273,16 +273,16 @@ class RedisStateStore:
 
     def known(self, partition: int, keys: Sequence[str], until: int) -> list[str]:
         """Those of these states in the view that say something of a time until then. Retryable."""
-        found: list[str] = []
+        matching: list[str] = []
         try:
             for start in range(0, len(keys), CHUNK):
                 some = keys[start : start + CHUNK]
                 for key, text in zip(some, self._redis.mget([view_key(partition, key) for key in some]), strict=True):
                     times = {} if text is None else orjson.loads(text)
-                    found += [key] * any(time <= until for name, time in times.items() if name != ERASED)
+                    matching += [key] * any(time <= until for name, time in times.items() if name != ERASED)
         except redis.RedisError as error:
             raise _away(error) from error
-        return found
+        return matching
 
     def _struck(self, partition: int, erased: Mapping[str, int]) -> None:
         """What the view says of these is from before they were erased, or comes again. A mark that it has is the better one."""
@@ -290,8 +290,8 @@ class RedisStateStore:
         for start in range(0, len(items), CHUNK):
             some = items[start : start + CHUNK]
             texts = self._redis.mget([view_key(partition, key) for key, _ in some])
-            known = [{} if text is None else orjson.loads(text) for text in texts]
-            self._set_erased(partition, {key: times.get(ERASED, at) for (key, at), times in zip(some, known, strict=True)})
+            states = [{} if text is None else orjson.loads(text) for text in texts]
+            self._set_erased(partition, {key: times.get(ERASED, at) for (key, at), times in zip(some, states, strict=True)})
 
     def _set_erased(self, partition: int, erased: Mapping[str, int]) -> None:
         with self._redis.pipeline(transaction=False) as pipeline:

@@ -91,10 +91,10 @@ class PartitionState:
 
     def table(self, scope: Scope) -> Table:
         """The subjects of one scope."""
-        found = self.tables.get(scope)
-        if found is None:
-            found = self.tables[scope] = {}
-        return found
+        table = self.tables.get(scope)
+        if table is None:
+            table = self.tables[scope] = {}
+        return table
 
 
 class LedgerCache:
@@ -154,23 +154,23 @@ class LedgerCache:
             self._store.open(partition)
             self._holdings[partition].open = True
 
-    def load(self, partition: int, wanted: Iterable[Place]) -> None:
+    def load(self, partition: int, missing: Iterable[Place]) -> None:
         """Look up subjects that are not known yet, in one round trip. Retryable."""
-        places = list(wanted)
+        places = list(missing)
         if not places:
             return
         holding = self.holding(partition)
         keys = [state_key(*scope, subject.decode()) for scope, subject in places]
-        for (scope, subject), key, found in zip(places, keys, self._store.read(partition, keys), strict=True):
+        for (scope, subject), key, stored in zip(places, keys, self._store.read(partition, keys), strict=True):
             unsaved = holding.unsaved.get(key)
-            times = found if unsaved is None else merge(found or {}, unsaved)
+            times = stored if unsaved is None else merge(stored or {}, unsaved)
             holding.table(scope)[subject] = None if times is None else SubjectState(times)
         holding.kept += len(places)
         self._metrics.count("headwater_consent_lookups_total", len(places))
 
-    def load_others(self, partition: int, wanted: Iterable[Place]) -> None:
+    def load_others(self, partition: int, missing: Iterable[Place]) -> None:
         """Look up identifiers that are not their event's key, wherever their states are kept, in one round trip. Retryable."""
-        places = list(wanted)
+        places = list(missing)
         if not places:
             return
         by_partition: dict[int, list[Place]] = {}
@@ -180,12 +180,12 @@ class LedgerCache:
             elsewhere: [state_key(*scope, subject.decode()) for scope, subject in some]
             for elsewhere, some in by_partition.items()
         }
-        read = self._store.read_elsewhere(keys)
+        stored = self._store.read_elsewhere(keys)
         others = self.holding(partition).others
         for elsewhere, some in by_partition.items():
             unsaved = self._holdings[elsewhere].unsaved if elsewhere in self._holdings else {}
             for place, key in zip(some, keys[elsewhere], strict=True):
-                times = merge(read[key] or {}, unsaved.get(key, {}))
+                times = merge(stored[key] or {}, unsaved.get(key, {}))
                 others[place] = SubjectState(times) if times else None
         self._metrics.count("headwater_consent_lookups_total", len(places))
 

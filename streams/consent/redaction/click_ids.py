@@ -97,10 +97,10 @@ class ClickIds:
 
     def clean_map(self, properties: dict[str, str]) -> dict[str, str]:
         """Properties without click ids: neither as names, nor in their texts, nor in the JSON that some of them are."""
-        kept = {name: self._clean_value(text) for name, text in properties.items() if not self._in_key(name)}
-        if any(name.lower() in NAMING and self._is_name(text) for name, text in kept.items()):
-            kept = {name: text for name, text in kept.items() if name.lower() not in VALUED}
-        return kept
+        cleaned = {name: self._clean_value(text) for name, text in properties.items() if not self._in_key(name)}
+        if any(name.lower() in NAMING and self._is_name(text) for name, text in cleaned.items()):
+            cleaned = {name: text for name, text in cleaned.items() if name.lower() not in VALUED}
+        return cleaned
 
     def _in_key(self, key: str) -> bool:
         """Whether a key is a click id's name, ends with one, or is a text that holds a click id."""
@@ -184,24 +184,24 @@ class ClickIds:
             decoded = decode_with_offsets(text)
         else:
             decoded = unescaped(text)
-        gone: bytearray | None = None
-        done = 0
+        removed: bytearray | None = None
+        end_of_last = 0
         for begin, end in self._names_in(decoded.text):
-            if begin >= done and (span := _span(decoded, begin, end)) is not None:
-                gone = gone or bytearray(len(decoded.text))
-                first, done = _with_separator(decoded, span, gone)
-                gone[first:done] = b"\1" * (done - first)
-        return text if gone is None else _without(text, decoded, gone)
+            if begin >= end_of_last and (span := _span(decoded, begin, end)) is not None:
+                removed = removed or bytearray(len(decoded.text))
+                first, end_of_last = _with_separator(decoded, span, removed)
+                removed[first:end_of_last] = b"\1" * (end_of_last - first)
+        return text if removed is None else _without(text, decoded, removed)
 
 
-def _without(text: str, decoded: DecodedText, gone: bytearray) -> str:
+def _without(text: str, decoded: DecodedText, removed: bytearray) -> str:
     """A text without the parts that these of its decoded characters stand for."""
-    kept: list[str] = []
+    pieces: list[str] = []
     copied = 0
-    for run in _RUNS.finditer(gone):
-        kept.append(text[copied : decoded.begins[run.start()]])
+    for run in _RUNS.finditer(removed):
+        pieces.append(text[copied : decoded.begins[run.start()]])
         copied = max(copied, decoded.ends[run.end() - 1])
-    return "".join((*kept, text[copied:]))
+    return "".join((*pieces, text[copied:]))
 
 
 def _begins_word(text: str, at: int) -> bool:
@@ -325,24 +325,24 @@ def _closing(decoded: DecodedText, begin: int) -> int:
     return len(text)
 
 
-def _with_separator(decoded: DecodedText, span: TextSpan, gone: bytearray) -> tuple[int, int]:
+def _with_separator(decoded: DecodedText, span: TextSpan, removed: bytearray) -> tuple[int, int]:
     """A span and the separator that is one too many without it: the one before, else the one behind, else the `?`."""
     text, depths = decoded.text, decoded.depths
     begin, end, separators = span
     if not separators:
         return begin, end
     blanks = " +\t\r\n" if "," in separators else ""
-    left, right = gone.rfind(b"\0", 0, begin), end
-    while left >= 0 and text[left] in blanks:
-        left = gone.rfind(b"\0", 0, left)
-    while right < len(text) and text[right] in blanks:
-        right += 1
-    if left >= 0 and text[left] in separators:
-        return left, end
-    is_first = left < 0 or text[left] != "="
-    if is_first and right < len(text) and text[right] in separators and (left < 0 or depths[right] >= depths[left]):
-        return begin, right + 1 + (right + 1 < len(text) and text[right + 1] in blanks)
-    return (left, end) if left >= 0 and text[left] == "?" else (begin, end)
+    before, after = removed.rfind(b"\0", 0, begin), end
+    while before >= 0 and text[before] in blanks:
+        before = removed.rfind(b"\0", 0, before)
+    while after < len(text) and text[after] in blanks:
+        after += 1
+    if before >= 0 and text[before] in separators:
+        return before, end
+    is_first = before < 0 or text[before] != "="
+    if is_first and after < len(text) and text[after] in separators and (before < 0 or depths[after] >= depths[before]):
+        return begin, after + 1 + (after + 1 < len(text) and text[after + 1] in blanks)
+    return (before, end) if before >= 0 and text[before] == "?" else (begin, end)
 
 
 def _spelling(name: str) -> str:

@@ -116,11 +116,11 @@ class Rewriter:
         """Where the fields of many events end; None where an event is to be looked at alone."""
         if len(values) < FEW:
             return [None] * len(values)
-        read = self._columns.read(values)
-        found: list[Ends | None] = np.stack(read.ends, axis=1).tolist()
-        for odd in np.flatnonzero(~read.sound):
-            found[odd] = None
-        return found
+        columns = self._columns.read(values)
+        ends: list[Ends | None] = np.stack(columns.ends, axis=1).tolist()
+        for odd in np.flatnonzero(~columns.sound):
+            ends[odd] = None
+        return ends
 
     def strip(self, value: bytes, mask: int, ends: Ends | None = None) -> bytes:
         """The datum of a framed event without what the granted purposes do not cover. Undecodable."""
@@ -140,30 +140,30 @@ class Rewriter:
         """
         if len(values) < FEW:
             return [None] * len(values)
-        read = self._columns.read(values)
-        sound = read.sound & (read.ends[-1] == read.sizes)
-        parts = [_slices(values, read.ends[first - 1], read.ends[last]) for first, last in self._kept]
-        hours = [(read.numbers[place] // HOUR_MS).tolist() for place in self._hours]
-        made: list[bytes | None] = []
-        all_made_of = zip(*parts, *hours, strict=True)
-        for value, event_id, whole, made_of in zip(values, event_ids, sound.tolist(), all_made_of, strict=True):
-            left = (self._anonymous.get(made_of) or self._leave(value, made_of)) if whole else None
-            made.append(left and text_bytes(event_id) + left)
-        return made
+        columns = self._columns.read(values)
+        sound = columns.sound & (columns.ends[-1] == columns.sizes)
+        parts = [_slices(values, columns.ends[first - 1], columns.ends[last]) for first, last in self._kept]
+        hours = [(columns.numbers[place] // HOUR_MS).tolist() for place in self._hours]
+        data: list[bytes | None] = []
+        all_parts = zip(*parts, *hours, strict=True)
+        for value, event_id, whole, parts_of_event in zip(values, event_ids, sound.tolist(), all_parts, strict=True):
+            rest = (self._anonymous.get(parts_of_event) or self._leave(value, parts_of_event)) if whole else None
+            data.append(rest and text_bytes(event_id) + rest)
+        return data
 
     def _left(self, value: bytes) -> bytes:
         return self._apply(value, self._whole(value, None), [(0, 0, b"", NONE), *self._anonymises])
 
-    def _leave(self, value: bytes, made_of: tuple[Any, ...]) -> bytes | None:
+    def _leave(self, value: bytes, parts: tuple[Any, ...]) -> bytes | None:
         try:
-            left = self._left(value)
+            rest = self._left(value)
         except Undecodable:
             return None
-        if sum(map(len, made_of[: len(self._kept)])) <= KEPT_BYTES:
+        if sum(map(len, parts[: len(self._kept)])) <= KEPT_BYTES:
             if len(self._anonymous) >= KEPT_VALUES:
                 self._anonymous.clear()
-            self._anonymous[made_of] = left
-        return left
+            self._anonymous[parts] = rest
+        return rest
 
     def _whole(self, value: bytes, ends: Ends | None) -> Ends:
         """Where the fields of an event end, of which the last is at its end. Undecodable."""
@@ -191,13 +191,13 @@ class Rewriter:
         denied = set(self._shape.denied(self._policy, mask))
         applied = cleaners(mask, self._click_ids)
         changes: Plan = [(at, at, field.empty, NONE) for at, field in enumerate(self._fields) if field.name in denied]
-        kept = [at for at, field in enumerate(self._fields) if field.name not in denied]
+        remaining = [at for at, field in enumerate(self._fields) if field.name not in denied]
         if not mask & BITS["analytics"] and SIGNALS not in denied:
             at = list(self._shape.purposes).index(SIGNALS)
-            kept.remove(at)
+            remaining.remove(at)
             changes.append((at, at, self._reduced_signals(self._fields[at], applied), NONE))
         if applied:
-            cleaned = [at for at in kept if self._fields[at].holds_text and self._fields[at].name not in UNCLEANED]
+            cleaned = [at for at in remaining if self._fields[at].holds_text and self._fields[at].name not in UNCLEANED]
             changes += [(first, last, *self._cleaned(first, last, applied)) for first, last in self._text_runs(cleaned)]
         return _merged(sorted(changes, key=lambda change: change[0]))
 

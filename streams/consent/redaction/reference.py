@@ -58,14 +58,14 @@ def strip(record: Record, shape: ContractShape, policy: Policy, mask: int, click
 
     Without analytics only those signals stay that the gate reads.
     """
-    kept = dict(record)
+    stripped = dict(record)
     for name in shape.denied(policy, mask):
-        kept[name] = _fresh(shape.empty[name])
+        stripped[name] = _fresh(shape.empty[name])
     for cleaner in cleaners(mask, click_ids):
-        kept |= {name: clean_value(value, cleaner) for name, value in kept.items() if name not in UNCLEANED}
+        stripped |= {name: clean_value(value, cleaner) for name, value in stripped.items() if name not in UNCLEANED}
     if not mask & BITS["analytics"]:
-        kept[SIGNALS] = read_signals(kept[SIGNALS], policy.reads)
-    return kept
+        stripped[SIGNALS] = read_signals(stripped[SIGNALS], policy.reads)
+    return stripped
 
 
 def cleaners(mask: int, click_ids: ClickIds) -> list[ClickIds]:
@@ -88,15 +88,15 @@ def read_signals(signals: Mapping[str, str], reads: ReadsSignal) -> dict[str, st
 
 def anonymise(record: Record, shape: ContractShape, policy: Policy, event_id: str) -> Record:
     """A new record under a new id: the policy's allow-list, the hour and the country, nothing else."""
-    made = shape.blank()
+    anonymous = shape.blank()
     for name in policy.anonymous_fields:
-        if name in made:
-            made[name] = record[name]
-    made["event_id"] = event_id
-    made["region"] = region_of(record["region"])[:2]
-    made["collector_ts"] = record["collector_ts"] // HOUR_MS * HOUR_MS
-    made["event_ts"] = record["event_ts"] // HOUR_MS * HOUR_MS
-    return made
+        if name in anonymous:
+            anonymous[name] = record[name]
+    anonymous["event_id"] = event_id
+    anonymous["region"] = region_of(record["region"])[:2]
+    anonymous["collector_ts"] = record["collector_ts"] // HOUR_MS * HOUR_MS
+    anonymous["event_ts"] = record["event_ts"] // HOUR_MS * HOUR_MS
+    return anonymous
 
 
 class RandomIds:

@@ -3,7 +3,7 @@
 from schemas.codec import Record
 
 
-def raw(**said: object) -> Record:
+def raw(**fields: object) -> Record:
     """A record of events.raw; every field of a purpose carries a value of its own."""
     return {
         "event_id": "e-1",
@@ -39,7 +39,7 @@ def raw(**said: object) -> Record:
             "deep": '{"u": ["https://x/?wbraid=click-in-json", {"key": "ttclid", "value": "click-as-pair"}]}',
             "decision_token": "token-as-property",
         },
-        **said,
+        **fields,
     }
 
 

@@ -38,22 +38,22 @@ class Room:
         outcome = self.stage.handle(Batch(topic, 3, [subject], [value], [self.offset]), T / 1000)
         for hook in outcome.after_commit if commit else ():
             hook()
-        for key, told, _ in outcome.out.get(SIGNALS, ()):
-            self.take(SIGNALS, told or b"", key or b"", commit=commit)
+        for key, signal, _ in outcome.out.get(SIGNALS, ()):
+            self.take(SIGNALS, signal or b"", key or b"", commit=commit)
         return outcome
 
-    def event(self, signals: dict[str, str], at: int = T, subject: bytes = SUBJECT, **said: object) -> str:
+    def event(self, signals: dict[str, str], at: int = T, subject: bytes = SUBJECT, **fields: object) -> str:
         """An event's reasons, e.g. `OK_CONSENT PURPOSE PURPOSE`. `subject`: its key and only identifier."""
-        event = raw(**{"signals": signals, "collector_ts": at, "identifiers": [subject.decode()], **said})
+        event = raw(**{"signals": signals, "collector_ts": at, "identifiers": [subject.decode()], **fields})
         value = encode(REGISTRY.latest(RAW), event)
         (record,) = records(self.take(RAW, value, subject), CONSENTED)
         return " ".join(pair.partition("=")[2] for pair in record["consent_reasons"].split())
 
-    def signal(self, **said: Any) -> Outcome:
+    def signal(self, **fields: Any) -> Outcome:
         """A record of consent.signals."""
         record = {
             "subject": SUBJECT.decode(), "site": "shop.example", "regulation": "", "kind": "withdrawal", "signals": {},
-            "purposes": [], "chosen_ts": T, "received_ts": T, "via": "webhook", "evidence": "e", **said,
+            "purposes": [], "chosen_ts": T, "received_ts": T, "via": "webhook", "evidence": "e", **fields,
         }  # fmt: skip
         return self.take(SIGNALS, encode(REGISTRY.latest(SIGNALS), record), record["subject"].encode())
 

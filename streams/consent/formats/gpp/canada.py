@@ -81,11 +81,11 @@ def _restricted_purposes(core: str) -> frozenset[int]:
     section has them. A string that both readings fit counts with the restrictions of both.
     """
     readings: list[frozenset[int]] = []
-    for read in (_fibonacci_restrictions, _fixed_restrictions):
+    for read_restrictions in (_fibonacci_restrictions, _fixed_restrictions):
         segment = Segment(core.encode())
         segment.number(HEAD_BITS)
         with contextlib.suppress(InvalidTcString, UnreadableSection):
-            readings.append(read(segment))
+            readings.append(read_restrictions(segment))
     if not readings:
         raise UnreadableSection("lists of vendors that cannot be read")
     return frozenset[int]().union(*readings)

@@ -107,10 +107,10 @@ TABLE: list[tuple[str, dict[str, str], int, str]] = [
 @pytest.mark.parametrize(("region", "signals", "mask", "reasons"), TABLE)
 def test_table_of_reasons(region: str, signals: dict[str, str], mask: int, reasons: str) -> None:
     """Each combination of region and signals grants what the table says, for the reason it says."""
-    found = decided(POLICY, "page_view", region, signals)
-    assert " ".join(ruling.reason for ruling in found.rulings) == reasons
-    assert found.mask == mask
-    assert found.action is (Action.PASS if mask == 7 else Action.STRIP if mask & 1 else Action.ANONYMISE)
+    decision = decided(POLICY, "page_view", region, signals)
+    assert " ".join(ruling.reason for ruling in decision.rulings) == reasons
+    assert decision.mask == mask
+    assert decision.action is (Action.PASS if mask == 7 else Action.STRIP if mask & 1 else Action.ANONYMISE)
 
 
 DENIALS = st.sampled_from(
@@ -167,8 +167,8 @@ def test_a_policy_without_a_purpose_never_passes_it() -> None:
     """Where the policy does not list a purpose, it is not granted and its fields go, even if everything listed is granted."""
     head, _, rest = PACKAGED.read_text().partition("  personalization:\n")
     text = head + rest[rest.index("\n# IAB TCF") :]
-    found = decided(parse_policy(text, "p"), "x", "DE", ALL)
-    assert (found.mask, found.action) == (3, Action.STRIP)
+    decision = decided(parse_policy(text, "p"), "x", "DE", ALL)
+    assert (decision.mask, decision.action) == (3, Action.STRIP)
 
 
 def test_evidence_is_the_same_in_any_order() -> None:

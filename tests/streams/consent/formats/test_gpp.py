@@ -226,11 +226,11 @@ def test_a_european_section_that_is_missing(string: str) -> None:
         tcstring.decode(gpp.tc_string)
 
 
-def us(**said: Any) -> GppString:
+def us(**replaced: Any) -> GppString:
     """One national section that objects to nothing, with some fields replaced."""
     fields: dict[str, Any] = {
         "id": 7, "version": 2, "notices": (1, 1, 1), "opt_outs": (2, 2, 2), "sensitive": (0,) * 16, "children": (0,) * 3,
-        "personal": 0, "mspa": (1, 0, 0), "gpc": None, **said,
+        "personal": 0, "mspa": (1, 0, 0), "gpc": None, **replaced,
     }  # fmt: skip
     return GppString((UsSection(**fields),), "", "", ())
 
@@ -402,8 +402,8 @@ def test_no_truncation_grants_what_was_denied() -> None:
             *_, last = cut.split("~")
             if last.startswith("B") and len(last) == 10 and vector["ids"][cut.count("~") - 1] == 7:
                 continue
-            known = without_gpc if "." in text[len(cut) :] else whole
-            assert STRICTNESS[word_of(cut)] <= STRICTNESS[sale_and_sharing(known)], (cut, text)
+            readable = without_gpc if "." in text[len(cut) :] else whole
+            assert STRICTNESS[word_of(cut)] <= STRICTNESS[sale_and_sharing(readable)], (cut, text)
             tried += 1
     assert tried > 11_000
 

@@ -20,11 +20,11 @@ SPECIFIC = [vector["text"] for vector in VECTORS if vector["specific"]]
 LARGEST = 65_535
 
 
-def members(found: int | Vendors | None) -> set[int] | None:
+def members(ids: int | Vendors | None) -> set[int] | None:
     """The ids of a set: the vectors' (bit n for id n), or ours."""
-    if isinstance(found, Vendors):
-        return {vendor for vendor in range(found.largest + 2) if found.has(vendor)}
-    return None if found is None else {n for n in range(found.bit_length()) if found >> n & 1}
+    if isinstance(ids, Vendors):
+        return {vendor for vendor in range(ids.largest + 2) if ids.has(vendor)}
+    return None if ids is None else {n for n in range(ids.bit_length()) if ids >> n & 1}
 
 
 def purposes(bits: int, width: int = 24) -> set[int]:
@@ -52,12 +52,14 @@ def ours(tc: TcString) -> list[Any]:
 
 def restricted(tc: TcString) -> dict[tuple[int, int], set[int]]:
     """(purpose, type) -> vendors."""
-    found: dict[tuple[int, int], set[int]] = {}
+    vendors_by_restriction: dict[tuple[int, int], set[int]] = {}
     for purpose, restrictions in tc.restrictions.items():
-        for one in restrictions:
-            vendors = {vendor for first, last in one.vendors for vendor in range(first, last + 1)}
-            found[purpose, one.type] = found.get((purpose, one.type), set()) | vendors
-    return found
+        for restriction in restrictions:
+            vendors = {vendor for first, last in restriction.vendors for vendor in range(first, last + 1)}
+            vendors_by_restriction[purpose, restriction.type] = (
+                vendors_by_restriction.get((purpose, restriction.type), set()) | vendors
+            )
+    return vendors_by_restriction
 
 
 def test_vectors_of_the_official_library() -> None:
@@ -66,8 +68,8 @@ def test_vectors_of_the_official_library() -> None:
     for vector in VECTORS:
         tc = decode(vector["text"])
         assert ours(tc) == content(vector), vector["text"]
-        wanted = {(purpose, kind): members(int(vendors, 16)) for purpose, kind, vendors in vector["restrictions"]}
-        assert restricted(tc) == wanted, vector["text"]
+        expected = {(purpose, kind): members(int(vendors, 16)) for purpose, kind, vendors in vector["restrictions"]}
+        assert restricted(tc) == expected, vector["text"]
 
 
 def test_vectors_hold_every_shape() -> None:

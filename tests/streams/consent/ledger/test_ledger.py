@@ -20,7 +20,7 @@ from streams.consent.ledger.ledger import (
     withdraw,
 )
 
-NAMES = [*(f"a.{what}" for what in ("withdrawn", "granted", "denied", "seen_granted", "seen_denied")), ERASED]
+NAMES = [*(f"a.{kind}" for kind in ("withdrawn", "granted", "denied", "seen_granted", "seen_denied")), ERASED]
 STATES = st.dictionaries(st.sampled_from(NAMES), st.integers(1, 9))
 
 # state, time of the event, time of its own choice, what it recalls
@@ -63,11 +63,11 @@ def test_what_is_too_old_is_forgotten() -> None:
 
 
 @given(STATES, STATES, STATES)
-def test_states_merge_in_any_order(one: dict[str, int], two: dict[str, int], three: dict[str, int]) -> None:
+def test_states_merge_in_any_order(first: dict[str, int], second: dict[str, int], third: dict[str, int]) -> None:
     """Merging commutes, associates and repeats without effect: replays and zombies change nothing."""
-    assert merge(one, two) == merge(two, one)
-    assert merge(merge(one, two), three) == merge(one, merge(two, three))
-    assert merge(merge(one, two), two) == merge(one, two)
+    assert merge(first, second) == merge(second, first)
+    assert merge(merge(first, second), third) == merge(first, merge(second, third))
+    assert merge(merge(first, second), second) == merge(first, second)
 
 
 ONE = frozenset({"a"})

@@ -270,16 +270,16 @@ def test_no_state_is_written_for_visitors_who_only_agree() -> None:
 
 def test_refusals_of_other_partitions_are_known() -> None:
     """An event's other identifiers are looked up where their own records lie, and again a second later."""
-    asked: list[dict[int, list[str]]] = []
+    lookups: list[dict[int, list[str]]] = []
 
     class Elsewhere(MemoryStateStore):
         def read_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[str, Times | None]:
-            asked.append({partition: list(some) for partition, some in keys.items()})
+            lookups.append({partition: list(some) for partition, some in keys.items()})
             return super().read_elsewhere(keys)
 
     states = Elsewhere()
-    kit = ConsentDependencies(b"k" * 32, states, Metrics(), lambda: None, partition_of=lambda subject: subject[1] % 7)
-    stage = ConsentStage(REGISTRY, POLICY, kit)
+    dependencies = ConsentDependencies(b"k" * 32, states, Metrics(), lambda: None, partition_of=lambda subject: subject[1] % 7)
+    stage = ConsentStage(REGISTRY, POLICY, dependencies)
     value = encode(REGISTRY.latest(RAW), raw(signals=GRANTED, identifiers=[USER.decode(), COOKIE.decode()]))
 
     def handle(now: float) -> str:
@@ -290,7 +290,7 @@ def test_refusals_of_other_partitions_are_known() -> None:
     states.states[f"opt-in|shop.example|{COOKIE.decode()}"] = {"marketing.withdrawn": T}
     assert "WITHDRAWN" not in handle(100.5), "believed for a second"
     assert "marketing=WITHDRAWN" in handle(101.5)
-    assert asked == [{COOKIE[1] % 7: [f"opt-in|shop.example|{COOKIE.decode()}"]}] * 2
+    assert lookups == [{COOKIE[1] % 7: [f"opt-in|shop.example|{COOKIE.decode()}"]}] * 2
 
 
 @given(st.lists(st.sampled_from([USER, COOKIE, PHONE, b"3" + b"aa" * 16]), unique=True, max_size=4))

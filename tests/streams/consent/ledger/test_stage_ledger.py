@@ -212,13 +212,18 @@ def test_a_state_that_is_said_again_is_learned_as_it_is() -> None:
     room.signal(purposes=["personalization"], regulation="opt-in")
     (was,) = [times for key, times in room.states.states.items() if key.startswith("opt-in") and key.endswith(SUBJECT.decode())]
     assert {name.partition(".")[2] for name in was} == {"seen_granted", "granted", "denied", "withdrawn"}, was
-    said = {"subject": OTHER.decode(), "kind": "state", "signals": {name: str(at) for name, at in was.items()}, "via": "linked"}
-    outcome = room.signal(**said, regulation="opt-in")
+    fields = {
+        "subject": OTHER.decode(),
+        "kind": "state",
+        "signals": {name: str(at) for name, at in was.items()},
+        "via": "linked",
+    }
+    outcome = room.signal(**fields, regulation="opt-in")
     assert [times for key, times in room.states.states.items() if key.endswith(OTHER.decode())] == [was]
     assert REVOCATIONS not in outcome.out
     (audited,) = [record for record in records(outcome, AUDIT) if record["kind"] == "state"]
     assert audited["method"] == "linked"
-    assert STATE not in room.signal(**said, regulation="opt-in").out
+    assert STATE not in room.signal(**fields, regulation="opt-in").out
     assert room.event(GRANTED, T + HOUR, OTHER) == room.event(GRANTED, T + HOUR)
 
 

@@ -20,11 +20,11 @@ class Topic:
 
     def __init__(self, states: States, erased: dict[str, int] | None = None) -> None:
         self.piece = LedgerSlice(erased or {}, states)
-        self.asked: list[tuple[int, int]] = []
+        self.requests: list[tuple[int, int]] = []
 
     def __call__(self, partition: int, since: int) -> Iterator[LedgerSlice]:
         """One chunk."""
-        self.asked.append((partition, since))
+        self.requests.append((partition, since))
         yield self.piece
 
 
@@ -110,7 +110,7 @@ def test_a_lost_view_is_built_again(view: Callable[[Topic], RedisStateStore], re
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
     assert states.read(3, [KEY]) == [{"a.withdrawn": 5}]
-    assert topic.asked == [(3, 0), (3, 0)]
+    assert topic.requests == [(3, 0), (3, 0)]
 
 
 def test_a_new_worker_reads_only_what_is_new(view: Callable[[Topic], RedisStateStore]) -> None:
@@ -120,7 +120,7 @@ def test_a_new_worker_reads_only_what_is_new(view: Callable[[Topic], RedisStateS
     states.open(0)
     states.write(0, {KEY: {"a.granted": 5}}, 1_795_000_000_000)
     view(topic).open(0)
-    assert topic.asked == [(0, 0), (0, 1_795_000_000_000 - 300_000)]
+    assert topic.requests == [(0, 0), (0, 1_795_000_000_000 - 300_000)]
 
 
 def test_a_restarted_redis_is_not_trusted(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_restarted_redis_is_not_trusted(tmp_path: Path) -> None:
             states.read(0, [KEY])
         server.start()
         assert states.read(0, [KEY]) == [{"a.withdrawn": 5}]
-        assert topic.asked == [(0, 0), (0, 0)]
+        assert topic.requests == [(0, 0), (0, 0)]
 
 
 def test_a_partition_is_believed_only_where_it_was_built(tmp_path: Path) -> None:
@@ -198,13 +198,13 @@ def test_states_of_other_partitions_are_read_in_one_round(view: Callable[[Topic]
     owner.open(1)
     reader = view(reader_topic)
     reader.open(0)
-    reader_topic.asked.clear()
+    reader_topic.requests.clear()
     assert reader.read_elsewhere({1: [KEY, "other"], 2: ["late"]}) == {
         KEY: {"a.denied": 5},
         "other": None,
         "late": {"a.denied": 7},
     }
-    assert reader_topic.asked == [(2, 0)]
+    assert reader_topic.requests == [(2, 0)]
 
 
 def test_other_partitions_of_a_server_that_was_started_again_are_built_anew(tmp_path: Path) -> None:
@@ -243,15 +243,15 @@ def test_a_topic_made_anew_is_read_whole_and_nothing_is_forgotten(redis_url: str
     states.open(0)
     states.write(0, {KEY: {"a.denied": 9}}, NOW)
     RedisStateStore(connect, first, 60, lambda: "first").open(0)
-    assert [since for _, since in first.asked] == [0, NOW - MARGIN_MS]
+    assert [since for _, since in first.requests] == [0, NOW - MARGIN_MS]
     anew = Topic({other: {"a.denied": 3}})
     again = RedisStateStore(connect, anew, 60, lambda: "second")
     again.open(0)
-    assert anew.asked == [(0, 0)]
+    assert anew.requests == [(0, 0)]
     assert again.read(0, [KEY, other]) == [{"a.denied": 9}, {"a.denied": 3}]
     again.write(0, {KEY: {"a.granted": 10}}, NOW)
     RedisStateStore(connect, anew, 60, lambda: "second").open(0)
-    assert anew.asked[-1] == (0, NOW - MARGIN_MS)
+    assert anew.requests[-1] == (0, NOW - MARGIN_MS)
 
 
 def test_a_mark_without_a_topic_is_not_believed(redis_url: str) -> None:
@@ -262,7 +262,7 @@ def test_a_mark_without_a_topic_is_not_believed(redis_url: str) -> None:
         run = client.info("server")["run_id"]
         client.set("cv:{0}", f"{run}|{NOW}")
     RedisStateStore(connect, topic, 60, lambda: "first").open(0)
-    assert topic.asked == [(0, 0)]
+    assert topic.requests == [(0, 0)]
 
 
 def test_kafka_away_leaves_the_mark_alone(redis_url: str) -> None:

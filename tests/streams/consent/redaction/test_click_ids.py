@@ -73,7 +73,7 @@ ESCAPES: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize(
-    ("text", "left"),
+    ("text", "cleaned"),
     [
         ("https://x/?gclid=A", "https://x/"),
         ("https://x/?gclid=A&b=1", "https://x/?b=1"),
@@ -90,9 +90,9 @@ ESCAPES: dict[str, Callable[[str], str]] = {
         ("https://x/?a=1&amp;gclid=A", "https://x/?a=1"),
     ],
 )
-def test_texts(text: str, left: str) -> None:
+def test_texts(text: str, cleaned: str) -> None:
     """Each spelling loses its click id and keeps the rest."""
-    assert CLEANER.clean_text(text) == left
+    assert CLEANER.clean_text(text) == cleaned
 
 
 @given(NAMES, SAFE, st.integers(0, 6), st.booleans())
@@ -159,7 +159,7 @@ def test_what_holds_no_id_keeps_its_bytes(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "left"),
+    ("text", "cleaned"),
     [
         ("https://x/?utm[gclid]=A&b=1", "https://x/?b=1"),
         ("https://x/p/gclid/A/q?b=1", "https://x/p/q?b=1"),
@@ -178,9 +178,9 @@ def test_what_holds_no_id_keeps_its_bytes(text: str) -> None:
         ("\\u0026gclid\\u003dA\\u0026b\\u003d1", "\\u0026b\\u003d1"),
     ],
 )
-def test_the_rest_stays_in_order(text: str, left: str) -> None:
+def test_the_rest_stays_in_order(text: str, cleaned: str) -> None:
     """One separator goes with the id, of its own level of encoding, and nothing else."""
-    assert CLEANER.clean_text(text) == left
+    assert CLEANER.clean_text(text) == cleaned
 
 
 @given(
@@ -272,7 +272,7 @@ def test_hostile_texts_take_no_time(piece: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "left"),
+    ("value", "cleaned"),
     [
         ('{"gclid":"A","b":1}', '{"b":1}'),
         ('[{"name":"gclid","value":"A"},2]', "[{},2]"),
@@ -284,6 +284,6 @@ def test_hostile_texts_take_no_time(piece: str) -> None:
         ("[" * 2000, "[" * 2000),
     ],
 )
-def test_json_in_properties(value: str, left: str) -> None:
+def test_json_in_properties(value: str, cleaned: str) -> None:
     """JSON is cleaned inside, also where keys stand twice or half a surrogate pair lies about."""
-    assert CLEANER.clean_map({"p": value, "GCLID": "A"}) == {"p": left}
+    assert CLEANER.clean_map({"p": value, "GCLID": "A"}) == {"p": cleaned}

@@ -104,10 +104,10 @@ def test_many_are_rewritten_as_each_alone(events: list[dict[str, Any]], mask: in
     values = [*values, values[0][:-1], values[0] + b"x", b"", RAW.header, *(values * FEW)[:FEW]]
     alone = Rewriter(RAW, POLICY, CLICKS)
     for value, ends in zip(values, REWRITER.ends(values), strict=True):
-        assert done(REWRITER.strip, value, mask, ends) == done(alone.strip, value, mask)
+        assert rewritten(REWRITER.strip, value, mask, ends) == rewritten(alone.strip, value, mask)
     ids = [f"{at:032x}" for at in range(len(values))]
     for value, new_id, anonymous in zip(values, ids, REWRITER.anonymise_many(values, ids), strict=True):
-        assert anonymous in (None, done(alone.anonymise, value, new_id))
+        assert anonymous in (None, rewritten(alone.anonymise, value, new_id))
 
 
 def test_ordinary_events_are_anonymised_together() -> None:
@@ -117,12 +117,12 @@ def test_ordinary_events_are_anonymised_together() -> None:
     values = [encode(RAW, event | {"page_title": "x" * n}) for n in range(FEW)]
     odd = encode(RAW, event | {"event_ts": 2**62})
     ids = [f"{at:032x}" for at in range(FEW + 1)]
-    *made, alone = REWRITER.anonymise_many([*values, odd], ids)
-    assert made == [REWRITER.anonymise(value, new_id) for value, new_id in zip(values, ids, strict=False)]
+    *data, alone = REWRITER.anonymise_many([*values, odd], ids)
+    assert data == [REWRITER.anonymise(value, new_id) for value, new_id in zip(values, ids, strict=False)]
     assert alone is None
 
 
-def done(rewrite: Callable[..., bytes], *args: Any) -> bytes | None:
+def rewritten(rewrite: Callable[..., bytes], *args: Any) -> bytes | None:
     """None where that cannot be."""
     try:
         return rewrite(*args)

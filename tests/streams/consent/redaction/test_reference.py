@@ -47,8 +47,8 @@ def test_no_text_field_keeps_a_click_id(field: str) -> None:
 def test_signals_lose_click_ids() -> None:
     """The consent map is no place to carry one where marketing is denied, and evidence stays as it was sent."""
     signals = {"gcs": "G101", "cmp.marketing": "denied", "gclid": "A", "cmp.user.gclid": "A", "page": "https://x/?gclid=A&b=1"}
-    left = {"gcs": "G101", "cmp.marketing": "denied", "page": "https://x/?b=1"}
-    assert stripped(granted("analytics", "personalization"), signals=signals)["signals"] == left
+    cleaned = {"gcs": "G101", "cmp.marketing": "denied", "page": "https://x/?b=1"}
+    assert stripped(granted("analytics", "personalization"), signals=signals)["signals"] == cleaned
     assert stripped(granted("analytics", "marketing"), signals=signals)["signals"] == signals
 
 
@@ -73,11 +73,11 @@ def test_decision_tokens_go_from_everywhere() -> None:
     address = "https://x/decision_token/SECRET?u=%3Fdecision%5Ftoken%3DSECRET&b=1"
     record = stripped(granted("analytics", "marketing"), properties=properties, page_url=address, page_referrer=address)
     assert "SECRET" not in str(record)
-    left = {"a": '{"b":[{"c":1}]}', "answer": '{"cut', "u": "https://x/?b=1", "plain": "decision 5 of a token"}
-    assert record["properties"] == left
+    cleaned = {"a": '{"b":[{"c":1}]}', "answer": '{"cut', "u": "https://x/?b=1", "plain": "decision 5 of a token"}
+    assert record["properties"] == cleaned
     assert record["page_url"] == "https://x/?u=&b=1"
-    kept = stripped(granted("analytics", "personalization"), properties=properties, page_url=address)
-    assert (kept["properties"], kept["page_url"]) == (properties, address)
+    granted_record = stripped(granted("analytics", "personalization"), properties=properties, page_url=address)
+    assert (granted_record["properties"], granted_record["page_url"]) == (properties, address)
 
 
 def test_a_repeated_event_is_stripped_alike() -> None:

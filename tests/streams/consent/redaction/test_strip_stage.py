@@ -25,12 +25,12 @@ NO_MARKETING = {"cmp.analytics": "granted", "cmp.marketing": "denied", "cmp.pers
 NO_PERSONALIZATION = {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personalization": "denied"}
 
 
-def gated(event: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+def gated(body: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     """An event posted to `/v1/events`, as it leaves the gate: its bytes and its record."""
-    sent = own.read(event)
-    assert not isinstance(sent, InvalidItem)
+    event = own.read(body)
+    assert not isinstance(event, InvalidItem)
     normaliser = Normaliser(CONTRACT, NodeKeys.derive(Secret("of a test, and long enough to be taken")))
-    _, record = normaliser.record(sent, RequestContext("web", "shop.example", 1_790_000_000_000, "DE"), lambda _name: None)
+    _, record = normaliser.record(event, RequestContext("web", "shop.example", 1_790_000_000_000, "DE"), lambda _name: None)
     stage = ConsentStage(
         REGISTRY, load_policy(PACKAGED), ConsentDependencies(b"k" * 32, MemoryStateStore(), Metrics(), lambda: None)
     )
