@@ -53,8 +53,8 @@ def build(settings: Settings, metrics: Metrics) -> ConsentStage:
     registry = Registry(settings.contracts)
     states = open_states(settings, registry, policy.memory.max_age_days)
     key = settings.master.derive("consent/anonymous/v1")
-    kit = ConsentDependencies(key, states, metrics, file.changed, GvlFolder(settings.gvl_dir), partitioner(settings))
-    return ConsentStage(registry, policy, kit)
+    dependencies = ConsentDependencies(key, states, metrics, file.changed, GvlFolder(settings.gvl_dir), partitioner(settings))
+    return ConsentStage(registry, policy, dependencies)
 
 
 def partitioner(settings: Settings) -> Callable[[bytes], int]:

@@ -128,7 +128,7 @@ def _expected(name: str, value: str, policy: Policy) -> str:
 def _decides(signals: Mapping[str, str], policy: Policy, now_ms: int) -> bool:
     """Whether the gate hears a yes or a no in them, of any purpose; flags that are `-`, and `gpc` of 0, say neither."""
     reader = SignalReader(policy)
-    evidence = (reader.hear(regime, signals, now_ms) for regime in Regime)
+    evidence = (reader.read_under(regime, signals, now_ms) for regime in Regime)
     return any(formats for one in evidence for formats in one.results.values())
 
 

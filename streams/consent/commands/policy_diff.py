@@ -59,8 +59,8 @@ class PolicyRun:
 
     def __init__(self, registry: Registry, policy: Policy, lists: GvlFolder | None) -> None:
         # Ids of anonymised events are thrown away with everything else, so any key will do.
-        kit = ConsentDependencies(b"trial", MemoryStateStore(), Metrics(), lambda: None, lists)
-        self._stage = ConsentStage(registry, policy, kit)
+        dependencies = ConsentDependencies(b"trial", MemoryStateStore(), Metrics(), lambda: None, lists)
+        self._stage = ConsentStage(registry, policy, dependencies)
         self._head = HeadReader(registry, "consent_reasons")
 
     def fate(self, event: RawRecord, now: float) -> EventOutcome:

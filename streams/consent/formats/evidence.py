@@ -108,7 +108,7 @@ class SignalReader:
         regime = Regime.OPT_IN if claims_gdpr(signal_set) else self._policy.regime(region)
         return self._evidence(regime, region, signal_set, now)
 
-    def hear(self, regime: Regime, signals: Signals, now: int) -> SignalEvidence:
+    def read_under(self, regime: Regime, signals: Signals, now: int) -> SignalEvidence:
         """The same under a given regime, of a visitor whose region is not known."""
         return self._evidence(regime, "", self._signal_set(signals), now)
 

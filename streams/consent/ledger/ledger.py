@@ -57,7 +57,7 @@ class Moment(NamedTuple):
     """What was said before is forgotten."""
 
 
-def entry(purpose: str, kind: str) -> str:
+def entry_name(purpose: str, kind: str) -> str:
     """The name of one time in a state."""
     return f"{purpose}.{kind}"
 
@@ -80,17 +80,17 @@ def merge(first: Times, second: Times) -> dict[str, int]:
 def is_refused(times: Times, purpose: str) -> bool:
     """Whether the newest choice that counts is a refusal; on a tie it is."""
     refused = _refused_at(times, purpose)
-    return refused > 0 and times.get(entry(purpose, GRANTED), 0) <= refused
+    return refused > 0 and times.get(entry_name(purpose, GRANTED), 0) <= refused
 
 
-def recall(times: Times, purpose: str, moment: Moment) -> StateValue:
+def evaluate_state(times: Times, purpose: str, moment: Moment) -> StateValue:
     """What a state says of a purpose to an event of this moment. Denial wins where times are equal."""
-    granted = max(times.get(entry(purpose, GRANTED), 0), moment.granted_at)
-    withdrawn, denied = times.get(entry(purpose, WITHDRAWN), 0), times.get(entry(purpose, DENIED), 0)
+    granted = max(times.get(entry_name(purpose, GRANTED), 0), moment.granted_at)
+    withdrawn, denied = times.get(entry_name(purpose, WITHDRAWN), 0), times.get(entry_name(purpose, DENIED), 0)
     if withdrawn and granted <= withdrawn:
         return StateValue.WITHDRAWN
     if denied >= max(moment.oldest, 1) and granted <= denied:
-        was_granted = any(entry(purpose, kind) in times for kind in (GRANTED, SEEN_GRANTED))
+        was_granted = any(entry_name(purpose, kind) in times for kind in (GRANTED, SEEN_GRANTED))
         return StateValue.WITHDRAWN if was_granted else StateValue.REFUSED
     granted = _newest(times, purpose, (GRANTED, SEEN_GRANTED), (moment.oldest, moment.now))
     denied = _newest(times, purpose, (DENIED, SEEN_DENIED, WITHDRAWN), (moment.oldest, max(times.values(), default=0)))
@@ -100,7 +100,7 @@ def recall(times: Times, purpose: str, moment: Moment) -> StateValue:
 
 
 def _newest(times: Times, purpose: str, kinds: Iterable[str], between: tuple[int, int]) -> int:
-    candidates = (times.get(entry(purpose, kind), 0) for kind in kinds)
+    candidates = (times.get(entry_name(purpose, kind), 0) for kind in kinds)
     return max((time for time in candidates if between[0] <= time <= between[1]), default=0)
 
 
@@ -128,7 +128,7 @@ class ChoiceDates(NamedTuple):
     """It says a time that cannot be believed, so a refusal counts as made when it arrived."""
 
 
-def dates(claim: Claim, now: int, is_choice: bool, undated_grants_lift: bool = False) -> ChoiceDates:
+def date_choice(claim: Claim, now: int, is_choice: bool, undated_grants_lift: bool = False) -> ChoiceDates:
     """When the choice of an event counts as made. `now`: collector time; `is_choice`: the event itself is the choice.
 
     A time that cannot be read, or lies ahead, counts as none for grants and as `now` for refusals.
@@ -168,7 +168,7 @@ class StateChange(NamedTuple):
     """Purposes that are refused from now on, and were not, or not since this time; those withdrawn are among them."""
 
 
-def learn(times: Times, claim: Claim, when: ChoiceDates, now: int, remember_undated: bool) -> StateChange:
+def apply_claim(times: Times, claim: Claim, when: ChoiceDates, now: int, remember_undated: bool) -> StateChange:
     """What a choice adds to a state; nothing where it says what is known.
 
     Refusals without a time are remembered for events that say nothing; grants without one where the policy uses them
@@ -177,16 +177,16 @@ def learn(times: Times, claim: Claim, when: ChoiceDates, now: int, remember_unda
     new: dict[str, int] = {}
     for purpose in sorted(claim.granted):
         if when.granted_at:
-            new[entry(purpose, GRANTED)] = when.granted_at
-        elif remember_undated or entry(purpose, SEEN_DENIED) in times:
-            _seen(new, times, (entry(purpose, SEEN_GRANTED), entry(purpose, SEEN_DENIED)), now)
+            new[entry_name(purpose, GRANTED)] = when.granted_at
+        elif remember_undated or entry_name(purpose, SEEN_DENIED) in times:
+            _seen(new, times, (entry_name(purpose, SEEN_GRANTED), entry_name(purpose, SEEN_DENIED)), now)
     for purpose in sorted(claim.denied):
         if when.denied_at:
             if when.by_arrival and is_refused(times, purpose) and now - _refused_at(times, purpose) < DAY_MS:
                 continue  # it comes with every event: once a day is enough
-            new[entry(purpose, DENIED)] = when.denied_at
+            new[entry_name(purpose, DENIED)] = when.denied_at
         else:
-            _seen(new, times, (entry(purpose, SEEN_DENIED), entry(purpose, SEEN_GRANTED)), now)
+            _seen(new, times, (entry_name(purpose, SEEN_DENIED), entry_name(purpose, SEEN_GRANTED)), now)
     return _change(times, new)
 
 
@@ -208,7 +208,7 @@ def _refused_at(times: Times, purpose: str) -> int:
 
 
 def _was_granted(times: Times, purpose: str, until: int) -> bool:
-    return recall(times, purpose, Moment(until)) is StateValue.GRANTED
+    return evaluate_state(times, purpose, Moment(until)) is StateValue.GRANTED
 
 
 def _seen(new: dict[str, int], times: Times, names: tuple[str, str], now: int) -> None:
@@ -218,12 +218,12 @@ def _seen(new: dict[str, int], times: Times, names: tuple[str, str], now: int) -
         new[names[0]] = now
 
 
-def withdraw(times: Times, purposes: Iterable[str], at: int) -> StateChange:
+def apply_withdrawal(times: Times, purposes: Iterable[str], at: int) -> StateChange:
     """A withdrawal that was said as such; it needs no grant before it."""
     purposes = list(purposes)
-    return _change(times, {entry(purpose, WITHDRAWN): at for purpose in purposes}, purposes)
+    return _change(times, {entry_name(purpose, WITHDRAWN): at for purpose in purposes}, purposes)
 
 
-def take_over(times: Times, other: Times) -> StateChange:
+def apply_state(times: Times, other: Times) -> StateChange:
     """Another state of the same person, as it is."""
     return _change(times, other)

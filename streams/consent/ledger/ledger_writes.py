@@ -9,7 +9,7 @@ from schemas.codec import Record, encode, flat_record_encoder
 from schemas.registry import Registry
 from streams.consent.decision.audit import ChainHead, link
 from streams.consent.decision.decide import Action
-from streams.consent.ledger.ledger import DENIED, SEEN_DENIED, WITHDRAWN, StateChange, Times, entry, merge
+from streams.consent.ledger.ledger import DENIED, SEEN_DENIED, WITHDRAWN, StateChange, Times, entry_name, merge
 from streams.consent.policy import BITS, Policy
 from streams.runtime.stage import BY_KEY, Output
 
@@ -18,15 +18,15 @@ SIGNALS = "consent.signals"
 STATE_KIND = "state"
 """Of a signal that says a whole state: its times by name, as text."""
 MINUTE_MS = 60_000
-DENIALS = tuple(entry("", kind) for kind in (DENIED, SEEN_DENIED, WITHDRAWN))
+DENIAL_SUFFIXES = tuple(entry_name("", kind) for kind in (DENIED, SEEN_DENIED, WITHDRAWN))
 """Ends of names of times."""
 
 
-Writers = Mapping[str, Callable[[Record], bytes]]
+RecordEncoders = Mapping[str, Callable[[Record], bytes]]
 """Topic -> how a record is written there."""
 
 
-def writers(registry: Registry) -> Writers:
+def record_encoders(registry: Registry) -> RecordEncoders:
     """By the newest contracts."""
     contracts = [registry.latest(topic) for topic in (STATE, REVOCATIONS, AUDIT, HEADS)]
     flat = {contract.topic: flat_record_encoder(contract.parsed, contract.header) for contract in contracts}
@@ -52,28 +52,28 @@ class ChangeSource(NamedTuple):
 class LedgerWrites:
     """The entries of one batch. `trays` closes them."""
 
-    def __init__(self, writers: Writers, policy: Policy, partition: int, head: ChainHead) -> None:
-        self._writers = writers
+    def __init__(self, encoders: RecordEncoders, policy: Policy, partition: int, head: ChainHead) -> None:
+        self._encoders = encoders
         self._policy = policy
         self._partition = partition
         self.head = head
         self.states: dict[str, Times] = {}
         """Changed states, by key."""
-        self._trays: dict[str, list[Output]] = {}
+        self._outputs: dict[str, list[Output]] = {}
         self._denied: Counter[tuple[str, int, str, str]] = Counter()
 
-    def policy_in_force(self, at: int) -> None:
+    def audit_policy(self, at: int) -> None:
         """The policy that decides from here on."""
         purposes = " ".join(self._policy.purposes)
         self._audit({"kind": "policy", "reasons": purposes, "outcome": "in force", "method": "file", "minute": minute(at)})
 
-    def change(self, source: ChangeSource, times: Times, change: StateChange) -> Times:
+    def change_state(self, source: ChangeSource, times: Times, change: StateChange) -> Times:
         """A state that has learned something: the new state, and its audit record."""
         now = merge(times, change.times) if times else change.times
         key = f"{source.scope}|{source.subject}"
         self.states[key] = now
         regulation, _, site = source.scope.partition("|")
-        self._add(
+        self._append(
             STATE,
             key,
             {
@@ -103,37 +103,37 @@ class LedgerWrites:
                     "withdrawn_ts": source.chosen, "received_ts": source.at, "evidence": source.evidence,
                     "withdrawal": was_granted,
                 }  # fmt: skip
-                self._add(REVOCATIONS, source.subject, revocation)
+                self._append(REVOCATIONS, source.subject, revocation)
 
-    def tell(self, source: ChangeSource, site: str, regulation: str, times: Times) -> None:
+    def publish_state(self, source: ChangeSource, site: str, regulation: str, times: Times) -> None:
         """Say times of an event's own choice of another of its identifiers, `source.subject`."""
         record = {
             "subject": source.subject, "site": site, "regulation": regulation, "kind": STATE_KIND,
             "signals": {name: str(time) for name, time in times.items()}, "purposes": [], "chosen_ts": source.chosen,
             "received_ts": source.at, "via": source.method, "evidence": source.evidence,
         }  # fmt: skip
-        self._add(SIGNALS, source.subject, record)
+        self._append(SIGNALS, source.subject, record)
 
-    def denied(self, site: str, start: int, action: Action, reasons: str, n: int) -> None:
+    def count_denied(self, site: str, start: int, action: Action, reasons: str, n: int) -> None:
         """Events that lost something."""
         self._denied[site, start, action.value, reasons] += n
 
-    def trays(self) -> Mapping[str, list[Output]]:
+    def outputs(self) -> Mapping[str, list[Output]]:
         """Everything, with the chain's last link."""
         for (site, start, outcome, reasons), n in self._denied.items():
             fields = {"kind": "denied", "site": site, "minute": start, "outcome": outcome, "reasons": reasons, "n": n}
             self._audit({**fields, "method": "event"})
-        if AUDIT in self._trays:
-            self._add(HEADS, str(self._partition), {"chain": self._partition, **self.head._asdict()}, self._partition)
-        return self._trays
+        if AUDIT in self._outputs:
+            self._append(HEADS, str(self._partition), {"chain": self._partition, **self.head._asdict()}, self._partition)
+        return self._outputs
 
     def _audit(self, fields: Record) -> None:
         fields |= {"policy": self._policy.rev, "controller": self._policy.controller}
         self.head, record = link(self.head, self._partition, fields)
-        self._add(AUDIT, str(self._partition), record, self._partition)
+        self._append(AUDIT, str(self._partition), record, self._partition)
 
-    def _add(self, topic: str, key: str, record: Record, partition: int = BY_KEY) -> None:
-        self._trays.setdefault(topic, []).append((key.encode(), self._writers[topic](record), partition))
+    def _append(self, topic: str, key: str, record: Record, partition: int = BY_KEY) -> None:
+        self._outputs.setdefault(topic, []).append((key.encode(), self._encoders[topic](record), partition))
 
 
 def minute(time: int) -> int:
@@ -144,7 +144,7 @@ def minute(time: int) -> int:
 def _outcome(change: StateChange) -> str:
     if change.withdrawn:
         return "withdrawn"
-    return "denied" if any(name.endswith(DENIALS) for name in change.times) else "granted"
+    return "denied" if any(name.endswith(DENIAL_SUFFIXES) for name in change.times) else "granted"
 
 
-__all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "ChangeSource", "LedgerWrites", "minute", "writers"]
+__all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "ChangeSource", "LedgerWrites", "minute", "record_encoders"]

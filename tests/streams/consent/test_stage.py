@@ -16,7 +16,7 @@ from schemas.codec import Record, decode, encode
 from schemas.columns import FEW
 from schemas.registry import Registry
 from streams.consent.decision.decide import decide
-from streams.consent.decision.decision_cache import HEAD_BYTES
+from streams.consent.decision.event_head import HEAD_BYTES
 from streams.consent.formats.evidence import SignalReader
 from streams.consent.ledger.store import MemoryStateStore
 from streams.consent.policy import PACKAGED, Policy, load_policy, parse_policy
@@ -200,10 +200,10 @@ def test_many_heads_do_not_fill_memory() -> None:
         names = (event(event_name=f"n{n}", signals={"cmp.x": str(n)}) for n in range(start, start + 1_000))
         room.handle(batch(*names), 0)
     room.handle(batch(event(event_name="x" * 10_000, signals={"cmp.x": "y" * 10_000})), 0)
-    (lineage,) = room._lineages.values()
-    assert (len(lineage.wheres), len(lineage.whats)) == (4_096, 16_384)
-    assert max(map(len, lineage.wheres)) < 4_097
-    assert max(len(data) for _, data in lineage.whats) < 4_097
+    (cache,) = room._caches.values()
+    assert (len(cache.contexts), len(cache.signals)) == (4_096, 16_384)
+    assert max(map(len, cache.contexts)) < 4_097
+    assert max(len(data) for _, data in cache.signals) < 4_097
 
 
 def test_who_says_much_is_not_kept_as_a_visitor() -> None:
@@ -211,7 +211,7 @@ def test_who_says_much_is_not_kept_as_a_visitor() -> None:
     room, keys = stage(), [b"2" + b"a" * 32, b"2" + b"b" * 32]
     values = [event(signals={"cmp.x": "y" * n}, identifiers=[key.decode()]) for n, key in zip((10_000, 1), keys, strict=True)]
     room.handle(Batch(RAW, 3, keys, values, range(2)), 0)
-    assert list(room._standings.holding(3).visitors) == keys[1:]
+    assert list(room._ledger.partition(3).visitors) == keys[1:]
 
 
 @given(st.dictionaries(st.sampled_from(["gcs", "gcd", "gpc", "cmp.analytics"]), st.sampled_from(["1", "G111", "0", "?"])))

@@ -9,7 +9,7 @@ from infra.telemetry.metrics import Metrics
 from streams.consent.ledger.ledger import Times
 from streams.consent.ledger.ledger_writes import HEADS
 from streams.consent.ledger.store import MemoryStateStore
-from streams.consent.ledger.subject_state import VIEWS_AT_ONCE
+from streams.consent.ledger.subject_state import MAX_OPENED
 from streams.consent.stage import ConsentDependencies, ConsentStage
 from tests.streams.consent.room import GRANTED, POLICY, REGISTRY, Room, T
 
@@ -54,11 +54,11 @@ def worker(states: LosableStates, partitions: Sequence[int]) -> ConsentStage:
 
 def test_views_are_open_before_any_event_comes() -> None:
     """A few each second, so that none keeps the worker from its commits for long; only of its own partitions."""
-    states, partitions = LosableStates(), range(3, 3 + VIEWS_AT_ONCE + 2)
+    states, partitions = LosableStates(), range(3, 3 + MAX_OPENED + 2)
     stage = worker(states, partitions)
     assert states.opened == []
     stage.on_tick(T / 1000)
-    assert states.opened == list(partitions[:VIEWS_AT_ONCE])
+    assert states.opened == list(partitions[:MAX_OPENED])
     stage.on_tick(T / 1000)
     stage.on_tick(T / 1000)
     assert states.opened == list(partitions)

@@ -12,12 +12,12 @@ from streams.consent.ledger.ledger import (
     Claim,
     Moment,
     StateValue,
-    dates,
-    learn,
+    apply_claim,
+    apply_state,
+    apply_withdrawal,
+    date_choice,
+    evaluate_state,
     merge,
-    recall,
-    take_over,
-    withdraw,
 )
 
 NAMES = [*(f"a.{kind}" for kind in ("withdrawn", "granted", "denied", "seen_granted", "seen_denied")), ERASED]
@@ -52,14 +52,14 @@ TABLE: list[tuple[dict[str, int], int, int, StateValue]] = [
 @pytest.mark.parametrize(("times", "now", "chosen", "memory"), TABLE)
 def test_table_of_memories(times: dict[str, int], now: int, chosen: int, memory: StateValue) -> None:
     """Each state says to an event what the table says."""
-    assert recall(times, "a", Moment(now, chosen)) is memory
+    assert evaluate_state(times, "a", Moment(now, chosen)) is memory
 
 
 def test_what_is_too_old_is_forgotten() -> None:
     """A grant and a denial older than the policy's limit count for nothing; a withdrawal goes on."""
-    assert recall({"a.granted": 3}, "a", Moment(9, 0, 4)) is StateValue.NOTHING
-    assert recall({"a.denied": 3}, "a", Moment(9, 0, 4)) is StateValue.NOTHING
-    assert recall({"a.withdrawn": 3}, "a", Moment(9, 0, 4)) is StateValue.WITHDRAWN
+    assert evaluate_state({"a.granted": 3}, "a", Moment(9, 0, 4)) is StateValue.NOTHING
+    assert evaluate_state({"a.denied": 3}, "a", Moment(9, 0, 4)) is StateValue.NOTHING
+    assert evaluate_state({"a.withdrawn": 3}, "a", Moment(9, 0, 4)) is StateValue.WITHDRAWN
 
 
 @given(STATES, STATES, STATES)
@@ -77,9 +77,9 @@ GRANT, DENIAL = Claim(ONE, frozenset()), Claim(frozenset(), ONE)
 @given(STATES, st.integers(1, 9), st.integers(1, 9), st.integers(0, 9))
 def test_a_denial_never_adds_a_grant(times: dict[str, int], at: int, now: int, chosen: int) -> None:
     """Learning a denial or a withdrawal turns no memory into a grant."""
-    before = recall(times, "a", Moment(now, chosen))
-    for change in (learn(times, DENIAL, ChoiceDates(at, at), at, True), withdraw(times, ["a"], at)):
-        after = recall(merge(times, change.times), "a", Moment(now, chosen))
+    before = evaluate_state(times, "a", Moment(now, chosen))
+    for change in (apply_claim(times, DENIAL, ChoiceDates(at, at), at, True), apply_withdrawal(times, ["a"], at)):
+        after = evaluate_state(merge(times, change.times), "a", Moment(now, chosen))
         assert after is not StateValue.GRANTED or before is StateValue.GRANTED
 
 
@@ -88,7 +88,7 @@ def test_choices_with_times_end_in_the_same_state_in_any_order(choices: list[tup
     """Whichever arrives first: what a choice adds depends on nothing that was learned before."""
     times: dict[str, int] = {}
     for granted, at in choices[:n]:
-        times = merge(times, learn(times, GRANT if granted else DENIAL, ChoiceDates(at, at), 10, False).times)
+        times = merge(times, apply_claim(times, GRANT if granted else DENIAL, ChoiceDates(at, at), 10, False).times)
     newest = {granted: max((at for which, at in choices[:n] if which is granted), default=0) for granted in (True, False)}
     expected = {"a.granted": newest[True], "a.denied": newest[False]}
     assert times == {name: at for name, at in expected.items() if at}
@@ -97,25 +97,25 @@ def test_choices_with_times_end_in_the_same_state_in_any_order(choices: list[tup
 def test_a_denial_after_a_grant_is_a_withdrawal() -> None:
     """With known times it is; without a grant before, or without a time, it is none, but a refusal all the same."""
     when = ChoiceDates(5, 5)
-    assert learn({"a.granted": 3}, DENIAL, when, 9, False) == ({"a.denied": 5}, ("a",), ("a",))
-    assert learn({}, DENIAL, when, 9, False) == ({"a.denied": 5}, (), ("a",))
-    assert learn({"a.granted": 7}, DENIAL, when, 9, False) == ({"a.denied": 5}, (), ())
-    assert learn({"a.granted": 3, "a.denied": 5}, DENIAL, when, 9, False) == ({}, (), ())
-    assert learn({"a.seen_granted": 3}, DENIAL, ChoiceDates(0, 0), 9, True) == ({"a.seen_denied": 9}, (), ())
-    assert take_over({"a.granted": 3}, {"a.denied": 5}) == ({"a.denied": 5}, ("a",), ("a",))
+    assert apply_claim({"a.granted": 3}, DENIAL, when, 9, False) == ({"a.denied": 5}, ("a",), ("a",))
+    assert apply_claim({}, DENIAL, when, 9, False) == ({"a.denied": 5}, (), ("a",))
+    assert apply_claim({"a.granted": 7}, DENIAL, when, 9, False) == ({"a.denied": 5}, (), ())
+    assert apply_claim({"a.granted": 3, "a.denied": 5}, DENIAL, when, 9, False) == ({}, (), ())
+    assert apply_claim({"a.seen_granted": 3}, DENIAL, ChoiceDates(0, 0), 9, True) == ({"a.seen_denied": 9}, (), ())
+    assert apply_state({"a.granted": 3}, {"a.denied": 5}) == ({"a.denied": 5}, ("a",), ("a",))
 
 
 def test_signals_without_a_time_are_taken_down_once_a_day() -> None:
     """Grants only where the policy uses them or a refusal came before, and only when they change or a day has passed."""
     undated = ChoiceDates(0, 0)
-    assert learn({}, GRANT, undated, 5, False).times == {}
-    assert learn({}, GRANT, undated, 5, True).times == {"a.seen_granted": 5}
-    assert learn({"a.seen_denied": 4}, GRANT, undated, 5, False).times == {"a.seen_granted": 5}
-    assert learn({"a.seen_granted": 5}, GRANT, undated, 6, True).times == {}
-    assert learn({"a.seen_granted": 5}, GRANT, undated, 5 + DAY_MS, True).times == {"a.seen_granted": 5 + DAY_MS}
-    assert learn({"a.seen_granted": 5, "a.seen_denied": 6}, GRANT, undated, 7, True).times == {"a.seen_granted": 7}
-    assert learn({}, DENIAL, undated, 5, False).times == {"a.seen_denied": 5}
-    assert learn({"a.seen_denied": 5}, DENIAL, undated, 6, False).times == {}
+    assert apply_claim({}, GRANT, undated, 5, False).times == {}
+    assert apply_claim({}, GRANT, undated, 5, True).times == {"a.seen_granted": 5}
+    assert apply_claim({"a.seen_denied": 4}, GRANT, undated, 5, False).times == {"a.seen_granted": 5}
+    assert apply_claim({"a.seen_granted": 5}, GRANT, undated, 6, True).times == {}
+    assert apply_claim({"a.seen_granted": 5}, GRANT, undated, 5 + DAY_MS, True).times == {"a.seen_granted": 5 + DAY_MS}
+    assert apply_claim({"a.seen_granted": 5, "a.seen_denied": 6}, GRANT, undated, 7, True).times == {"a.seen_granted": 7}
+    assert apply_claim({}, DENIAL, undated, 5, False).times == {"a.seen_denied": 5}
+    assert apply_claim({"a.seen_denied": 5}, DENIAL, undated, 6, False).times == {}
 
 
 NOON = 20_000 * DAY_MS + DAY_MS // 2
@@ -143,5 +143,5 @@ TODAY, YESTERDAY, TOMORROW = (MORNING, MORNING), (MORNING - DAY_MS,) * 2, (MORNI
 )
 def test_when_a_choice_counts_as_made(claim: Claim, is_choice: bool, expected: ChoiceDates) -> None:
     """A grant at the earliest, a refusal at the latest; what cannot be read or lies ahead dates refusals only."""
-    assert dates(claim, NOON, is_choice) == expected
-    assert dates(claim, NOON, is_choice, undated_grants_lift=True).granted_at == (expected.granted_at or NOON)
+    assert date_choice(claim, NOON, is_choice) == expected
+    assert date_choice(claim, NOON, is_choice, undated_grants_lift=True).granted_at == (expected.granted_at or NOON)

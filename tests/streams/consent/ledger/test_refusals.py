@@ -298,10 +298,10 @@ def test_identifiers_are_read_from_the_bytes_of_an_event(nodes: list[bytes]) -> 
     """As many as there are, and in an array that another writer has cut into blocks."""
     room, contract = Room(), REGISTRY.latest(RAW)
     value = encode(contract, raw(identifiers=[node.decode() for node in nodes]))
-    lineage = room.stage._lineage(value)
-    begin = lineage.said_ends(value, lineage.head(value)[3])[-1]
-    assert lineage.identifiers(value, begin) == nodes
+    head = room.stage._open_cache(value).head
+    begin = head.signals_end(value, head.read_one(value)[1])
+    assert head.identifiers(value, begin) == nodes
     if nodes:
         array = b"\x02\x42" + nodes[0] + (b"%c" % (2 * (len(nodes) - 1)) if nodes[1:] else b"")
         array += b"".join(b"\x42" + node for node in nodes[1:]) + b"\x00"
-        assert lineage.identifiers(value[:begin] + array + value[begin + 2 + 34 * len(nodes) :], begin) == nodes
+        assert head.identifiers(value[:begin] + array + value[begin + 2 + 34 * len(nodes) :], begin) == nodes
