@@ -299,7 +299,7 @@ def test_identifiers_are_read_from_the_bytes_of_an_event(nodes: list[bytes]) -> 
     room, contract = Room(), REGISTRY.latest(RAW)
     value = encode(contract, raw(identifiers=[node.decode() for node in nodes]))
     head = room.stage._open_cache(value).head
-    begin = head.signals_end(value, head.read_one(value)[1])
+    begin = head.signals_end(value, head.read_one(value)[2])
     assert head.identifiers(value, begin) == nodes
     if nodes:
         array = b"\x02\x42" + nodes[0] + (b"%c" % (2 * (len(nodes) - 1)) if nodes[1:] else b"")
