@@ -15,7 +15,9 @@ from pydantic_core import ErrorDetails
 
 from infra.errors import ConfigError
 from infra.parsing.region import REGION, region_of
-from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, ConsentValue, Meaning, Vocabulary
+from streams.consent.formats.consent_value import ConsentValue
+from streams.consent.formats.signal_names import CONSENT_MODE_SIGNALS
+from streams.consent.formats.vocabulary import Meaning, Vocabulary
 
 PACKAGED = Path(__file__).with_name("policy.yaml")
 
@@ -186,7 +188,7 @@ class Policy:
         """Whether a signal of this name, as sent, means something here."""
         return self.vocabulary.knows(name)
 
-    def gpc_counts(self, region: str) -> bool:
+    def gpc_applies(self, region: str) -> bool:
         """Whether Global Privacy Control is an objection in this region; where the region is unknown it is."""
         region = region_of(region)
         listed = self.signals.gpc_regions

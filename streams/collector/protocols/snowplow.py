@@ -13,7 +13,7 @@ from streams.collector.fields.place import location, place_of
 from streams.collector.fields.repeated import each, loads
 from streams.collector.protocols.snowplow_consent import VENDOR, add_choices, is_consent_schema
 from streams.collector.signals.signals import OBJECTS, SignalBuilder
-from streams.consent.formats.signals import fold
+from streams.consent.formats.signal_names import fold
 
 PROTOCOL = "snowplow"
 PAYLOAD = "iglu:com.snowplowanalytics.snowplow/payload_data/"

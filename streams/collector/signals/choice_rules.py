@@ -15,9 +15,12 @@ from streams.collector.write_keys import WriteKeyStore
 from streams.consent.formats import gpp
 from streams.consent.formats import tc_string as tcstring
 from streams.consent.formats.consent_mode import consent_mode
-from streams.consent.formats.evidence import FINAL_STATUS, NO, YES, SignalReader
-from streams.consent.formats.gpc import gpc_word
-from streams.consent.formats.signals import ConsentValue, SignalSet, standard_name, word_of
+from streams.consent.formats.consent_value import ConsentValue, parse_value
+from streams.consent.formats.evidence import SignalReader
+from streams.consent.formats.gpc import parse_gpc
+from streams.consent.formats.signal_names import standard_name
+from streams.consent.formats.signal_set import SignalSet
+from streams.consent.formats.tcf import FINAL_STATUS, NO, YES
 from streams.consent.policy import Policy, Regime
 
 MOST_SITES = 4_096
@@ -117,11 +120,11 @@ def _expected(name: str, value: str, policy: Policy) -> str:
         parts = SignalSet({name: value}, policy.vocabulary)
         return (
             GRANTED_OR_DENIED
-            if parts.unreadable or any(choice.word is ConsentValue.INVALID for choice in parts.choices)
+            if parts.unreadable or any(choice.value is ConsentValue.INVALID for choice in parts.choices)
             else ""
         )
     if standard.startswith("cm."):
-        return "" if word_of(text) is not ConsentValue.INVALID else GRANTED_OR_DENIED
+        return "" if parse_value(text) is not ConsentValue.INVALID else GRANTED_OR_DENIED
     return "" if _readable(standard, text, policy) else EXPECTED[standard]
 
 
@@ -137,9 +140,9 @@ def _readable(standard: str, text: str, policy: Policy) -> bool:
         words = consent_mode({standard: [text]}, policy.letters)
         return ConsentValue.INVALID not in words.values()
     if standard == "gpc":
-        return bool(text) and gpc_word(text) is not ConsentValue.INVALID
+        return bool(text) and parse_gpc(text) is not ConsentValue.INVALID
     if standard == "us_privacy":
-        return bool(text) and gpp.usp_word(text) is not ConsentValue.INVALID
+        return bool(text) and gpp.parse_us_privacy(text) is not ConsentValue.INVALID
     if standard == "gdpr_applies":
         return text.lower() in YES | NO
     if standard == "tc_event_status":

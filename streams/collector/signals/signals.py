@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from streams.collector.fields.repeated import dumps, pairs
-from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, WHOLE, fold, is_objection
+from streams.consent.formats.signal_names import CONSENT_MODE_SIGNALS, WHOLE, fold
+from streams.consent.formats.vocabulary import is_objection
 
 MAX_NAME = 1_024  # characters: cut further once it is masked, because half an address is not recognised
 MAX_JSON = 8_192  # characters of a value that is written as JSON

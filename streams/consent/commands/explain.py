@@ -74,7 +74,7 @@ def explain(policy: Policy, shape: ContractShape, record: Record, lists: GvlFold
     evidence = SignalReader(policy, lists).read(record["region"], record["signals"], record["collector_ts"])
     decision = exempt(policy) if record["heartbeat"] else decide(policy, record["event_name"], evidence)
     words = {
-        name: {format_name: result.word.value for format_name, result in formats.items()}
+        name: {format_name: result.value.value for format_name, result in formats.items()}
         for name, formats in evidence.results.items()
     }
     remaining = _left(policy, shape, record, decision)

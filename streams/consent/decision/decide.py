@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import orjson
 
-from streams.consent.formats.evidence import FormatResult, SignalEvidence
+from streams.consent.formats.consent_value import ConsentValue
+from streams.consent.formats.evidence import SignalEvidence
 from streams.consent.formats.reason import ConsentReason
-from streams.consent.formats.signals import ConsentValue, Signals
+from streams.consent.formats.signal_format import FormatResult
+from streams.consent.formats.signal_names import Signals
 from streams.consent.ledger.ledger import StateValue
 from streams.consent.policy import BITS, Policy, Regime
 
@@ -102,7 +104,7 @@ def _reason(results: Mapping[str, FormatResult]) -> ConsentReason:
     """The one place where words become a reason; strictest first."""
     by_word: dict[ConsentValue, FormatResult] = {}
     for result in results.values():
-        by_word.setdefault(result.word, result)
+        by_word.setdefault(result.value, result)
     if ConsentValue.INVALID in by_word:
         return by_word[ConsentValue.INVALID].reason
     if ConsentValue.UNDECODED in by_word:

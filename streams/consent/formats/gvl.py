@@ -1,4 +1,4 @@
-"""Global Vendor Lists (IAB TCF) as files, versions side by side. Imported by a person, never fetched."""
+"""Global Vendor Lists (IAB TCF) in files, one a version. They are imported by a command, never fetched."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from infra.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Vendor:
-    """What one vendor declares. Purposes are TCF's numbers."""
+    """What one vendor declares. Purposes are numbers of the TCF."""
 
     purposes: frozenset[int]
     """On consent, unless flexible."""
@@ -32,7 +32,7 @@ class Gvl:
 
 
 def parse_gvl(text: str, name: str) -> Gvl:
-    """A list as IAB Europe publishes it. ConfigError says what is wrong with it."""
+    """Parse a list as IAB Europe publishes it. ConfigError."""
     try:
         document = json.loads(text)
         version = _number(document["vendorListVersion"])
@@ -63,24 +63,24 @@ def _number(value: Any) -> int:
 
 
 class GvlFolder:
-    """`vendor-list-v<N>.json` of one folder, read when they are first asked for."""
+    """Reads `vendor-list-v<N>.json` files of one folder, each once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[int, Gvl] = {}
+        self._lists: dict[int, Gvl] = {}
 
     def versions(self) -> list[int]:
-        """What has been imported."""
+        """The imported versions, ascending."""
         names = (file.stem.removeprefix("vendor-list-v") for file in self._folder.glob("vendor-list-v*.json"))
         return sorted(int(name) for name in names if name.isdigit())
 
     def version(self, number: int) -> Gvl | None:
-        """One version; None if it has not been imported. A file that cannot be read is a ConfigError."""
-        gvl = self._read.get(number)
+        """One version; None where it has not been imported. ConfigError for a file that cannot be read."""
+        gvl = self._lists.get(number)
         if gvl is None:
             file = gvl_file(self._folder, number)
             try:
-                gvl = self._read[number] = parse_gvl(file.read_text(encoding="utf-8"), str(file))
+                gvl = self._lists[number] = parse_gvl(file.read_text(encoding="utf-8"), str(file))
             except FileNotFoundError:
                 return None
             except (OSError, UnicodeDecodeError) as error:
@@ -89,12 +89,12 @@ class GvlFolder:
 
 
 def gvl_file(folder: Path, version: int) -> Path:
-    """Where a version lies."""
+    """The file of a version."""
     return folder / f"vendor-list-v{version}.json"
 
 
 def import_gvl(file: Path, folder: Path) -> Gvl:
-    """Check a list and put it beside the others. ConfigError: it is none, or this version is there with another content."""
+    """Validate a list and store it. ConfigError where it is invalid, or the stored version differs."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

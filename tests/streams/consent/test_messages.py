@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from streams.consent.commands.explain import app
 from streams.consent.decision.decide import Action
+from streams.consent.formats.consent_value import ConsentValue
 from streams.consent.formats.reason import ConsentReason
-from streams.consent.formats.signals import ConsentValue
 from streams.consent.messages import OUTCOMES, REASONS, WORDS
 
 SHOP = {

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from streams.consent.decision.decide import Action, ConsentDecision, decide, evidence_hash
 from streams.consent.formats.evidence import SignalReader
 from streams.consent.formats.reason import ConsentReason
-from streams.consent.formats.signals import CONSENT_MODE_SIGNALS
+from streams.consent.formats.signal_names import CONSENT_MODE_SIGNALS
 from streams.consent.policy import BITS, PACKAGED, Policy, load_policy, parse_policy
 from tests.streams.consent.strings import tc_string
 

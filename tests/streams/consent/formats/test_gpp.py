@@ -11,19 +11,19 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from streams.consent.formats import tc_string as tcstring
+from streams.consent.formats.consent_value import ConsentValue
 from streams.consent.formats.gpp import (
     MISSING_TC_STRING,
     CanadianSection,
     GppString,
     InvalidGpp,
     UsSection,
-    canadian_word,
     decode,
+    evaluate_canadian_section,
     sale_and_sharing,
-    stated_word,
+    stated_value,
 )
 from streams.consent.formats.reason import ConsentReason
-from streams.consent.formats.signals import ConsentValue
 from streams.consent.formats.tc_string import InvalidTcString
 from tests.streams.consent.strings import tc_string
 
@@ -292,9 +292,9 @@ def test_what_objects(gpp: GppString, word: ConsentValue) -> None:
 def test_what_cannot_be_read_is_no_word_of_the_visitor() -> None:
     """A refusal beside an unreadable section is told from the section's own denial, which nobody chose."""
     broken = us()._replace(unreadable=(9,))
-    assert (stated_word(broken), sale_and_sharing(broken)) == (ConsentValue.GRANT, ConsentValue.DENY)
+    assert (stated_value(broken), sale_and_sharing(broken)) == (ConsentValue.GRANT, ConsentValue.DENY)
     refused = us(gpc=True)._replace(unreadable=(9,))
-    assert (stated_word(refused), sale_and_sharing(refused)) == (ConsentValue.DENY, ConsentValue.DENY)
+    assert (stated_value(refused), sale_and_sharing(refused)) == (ConsentValue.DENY, ConsentValue.DENY)
 
 
 # Purposes with express consent, with implied consent, restricted -> the word for purposes 1 and 8.
@@ -310,12 +310,12 @@ CANADIAN: list[tuple[int, int, frozenset[int], ConsentValue]] = [
 @pytest.mark.parametrize(("express", "implied", "restricted", "word"), CANADIAN)
 def test_canadian_purposes(express: int, implied: int, restricted: frozenset[int], word: ConsentValue) -> None:
     """Express or implied consent to every purpose but the first, which TCF Canada does not use, and none restricted."""
-    assert canadian_word(CanadianSection(0, 0, 7, express, implied, restricted), (1, 8)) is word
+    assert evaluate_canadian_section(CanadianSection(0, 0, 7, express, implied, restricted), (1, 8)) is word
 
 
 def test_canada_says_nothing_of_the_first_purpose() -> None:
     """A purpose that needs no other has no word of this section."""
-    assert canadian_word(CanadianSection(0, 0, 7, EVERYTHING, 0, frozenset()), (1,)) is ConsentValue.UNKNOWN
+    assert evaluate_canadian_section(CanadianSection(0, 0, 7, EVERYTHING, 0, frozenset()), (1,)) is ConsentValue.UNKNOWN
 
 
 def canadian_core(tail: str, cmp_id: int = 7, created: int = 17_000_000_000, updated: int = 17_000_000_000) -> str:
@@ -379,7 +379,7 @@ STRICTNESS = {ConsentValue.GRANT: 2, ConsentValue.UNKNOWN: 1, ConsentValue.DENY:
 STRINGS = st.sampled_from([vector["text"] for vector in VECTORS])
 
 
-def word_of(text: str) -> ConsentValue:
+def parse_value(text: str) -> ConsentValue:
     """The word of a string; nothing read denies."""
     try:
         return sale_and_sharing(decode(text))
@@ -403,7 +403,7 @@ def test_no_truncation_grants_what_was_denied() -> None:
             if last.startswith("B") and len(last) == 10 and vector["ids"][cut.count("~") - 1] == 7:
                 continue
             readable = without_gpc if "." in text[len(cut) :] else whole
-            assert STRICTNESS[word_of(cut)] <= STRICTNESS[sale_and_sharing(readable)], (cut, text)
+            assert STRICTNESS[parse_value(cut)] <= STRICTNESS[sale_and_sharing(readable)], (cut, text)
             tried += 1
     assert tried > 11_000
 
@@ -530,6 +530,6 @@ def test_decoding_is_bounded(text: str) -> None:
     times = []
     for _ in range(5):
         began = time.thread_time()
-        word_of(text)
+        parse_value(text)
         times.append(time.thread_time() - began)
     assert min(times) < 0.010

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.consent.decision.decide import decide
+from streams.consent.formats.consent_value import DENIALS, GRANTS
 from streams.consent.formats.evidence import SignalReader
-from streams.consent.formats.signals import DENIALS, GRANTS, SignalSet, fold
+from streams.consent.formats.signal_names import fold
+from streams.consent.formats.signal_set import SignalSet
 from streams.consent.policy import BITS, PACKAGED, Policy, load_policy, parse_policy
 from tests.streams.consent.strings import tc_string
 
