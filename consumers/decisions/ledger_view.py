@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from streams.consent.ledger.ledger import Times, merge
-from streams.consent.ledger.store import mark_key, marks_whole, state_key, view_key
+from streams.consent.ledger.store import mark_key, marks_complete, state_key, view_key
 
 TIMEOUT_S = 0.5
 """A page's widget does not wait that long; what comes later is the default arm."""
@@ -119,7 +119,7 @@ class LedgerView:
         for lookup in lookups:
             names += lookup.names
         texts: list[bytes | None] = await self._redis.mget(names)
-        whole = {partition for partition, mark in zip(partitions, texts, strict=False) if marks_whole(mark, self._server)}
+        whole = {partition for partition, mark in zip(partitions, texts, strict=False) if marks_complete(mark, self._server)}
         answers: list[list[bytes | None] | None] = []
         start = len(partitions)
         for lookup in lookups:
@@ -145,7 +145,7 @@ class LedgerView:
             marks = await self._redis.mget([mark_key(partition) for partition in self._partitions])
         except (RedisError, OSError, TimeoutError):
             return REDIS_AWAY
-        return "" if all(marks_whole(mark, self._server) for mark in marks) else INCOMPLETE
+        return "" if all(marks_complete(mark, self._server) for mark in marks) else INCOMPLETE
 
     def _report(self, problem: str) -> None:
         """Say once what keeps decisions from being personal, and once that nothing does any more."""

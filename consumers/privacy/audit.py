@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from streams.consent.decision.audit import ChainBreak, ChainHead, check, hash_of
+from streams.consent.decision.audit import ChainBreak, ChainHead, find_breaks, hash_of
 
 FORM = "headwater-erasure-1"
 CHAIN = 0
@@ -25,7 +25,7 @@ def link(head: ChainHead, erasure: Mapping[str, Any], counts: Mapping[str, int],
 
 def broken(records: Iterable[Mapping[str, Any]], head: ChainHead) -> Iterator[ChainBreak]:
     """What is wrong with records in their order; `head`: the last one that was written."""
-    return check(map(_sorted, records), {CHAIN: head}, HASHED)
+    return find_breaks(map(_sorted, records), {CHAIN: head}, HASHED)
 
 
 def _sorted(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class PrivacyContext:
     def view(self, who: Members, until: int, traces: PersonTraces) -> list[tuple[int, list[str]]]:
         """Partition and keys of states of hers in the view. Retryable."""
         keys = [f"{scope}|{node}" for scope in traces.scopes for node in who.nodes]
-        return [(at, self.states.known(at, keys, until)) for at in topic_partitions(self.settings, STATE)]
+        return [(at, self.states.keys_until(at, keys, until)) for at in topic_partitions(self.settings, STATE)]
 
 
 __all__ = ["SLOTS", "PersonTraces", "PrivacyContext"]

@@ -21,7 +21,7 @@ from streams.collector.event import InvalidItem
 from streams.collector.fields.repeated import loads
 from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import own
-from streams.consent import messages as worded
+from streams.consent import messages
 from streams.consent.commands.gvl import app as gvl_app
 from streams.consent.commands.simulate import simulate_command
 from streams.consent.commands.verify import verify_command
@@ -56,30 +56,30 @@ def consent() -> None:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One event under one policy."""
+    """What one policy does with one event."""
 
     policy: Policy
     regime: Regime
     decision: ConsentDecision
     words: dict[str, dict[str, str]]
-    """Purpose -> format -> what it says; formats that say nothing are left out."""
+    """Purpose -> format -> value; formats that say nothing are left out."""
     fields: list[tuple[str, str, str]]
-    """(field, purpose, what happens to it) for each field that holds something."""
+    """(field, purpose, what happens to it) for each field that is not empty."""
     unread: list[str]
-    """Names of its signals that mean nothing to this policy."""
+    """Names of its signals that the policy does not map."""
 
 
 def explain(policy: Policy, shape: ContractShape, record: Record, lists: GvlFolder | None = None) -> Explanation:
-    """What the stage would do with `record`, of a subject of whom nothing is remembered. `lists`: imported vendor lists."""
+    """What the stage does with `record`, of a subject without a stored state. `lists`: imported vendor lists."""
     evidence = SignalReader(policy, lists).read(record["region"], record["signals"], record["collector_ts"])
     decision = exempt(policy) if record["heartbeat"] else decide(policy, record["event_name"], evidence)
     words = {
         name: {format_name: result.value.value for format_name, result in formats.items()}
         for name, formats in evidence.results.items()
     }
-    remaining = _left(policy, shape, record, decision)
+    redacted = _redact(policy, shape, record, decision)
     fields = [
-        (name, shape.purposes[name], _fate(name, record[name], remaining[name] if remaining else None))
+        (name, shape.purposes[name], _fate(name, record[name], redacted[name] if redacted else None))
         for name in record
         if record[name] != shape.empty[name]
     ]
@@ -87,7 +87,7 @@ def explain(policy: Policy, shape: ContractShape, record: Record, lists: GvlFold
     return Explanation(policy, evidence.regime, decision, words, fields, unread)
 
 
-def _left(policy: Policy, shape: ContractShape, record: Record, decision: ConsentDecision) -> Record | None:
+def _redact(policy: Policy, shape: ContractShape, record: Record, decision: ConsentDecision) -> Record | None:
     if decision.action is Action.DROP:
         return None
     if decision.action is Action.ANONYMISE:
@@ -108,8 +108,7 @@ def _fate(name: str, before: Any, after: Any) -> str:
 
 
 def read_event(file: Path, registry: Registry, region: str = "") -> Record:
-    """An event from JSON: what one sends to `/v1/events`, and from where; or, where it has a field that only `events.raw` has,
-    any fields of that, and what is missing is empty. ConfigError words what is wrong."""
+    """Read an event from JSON: a body of `/v1/events`, or fields of `events.raw`. ConfigError."""
     contract = registry.latest("events.raw")
     try:
         fields = loads(file.read_text(encoding="utf-8").encode())
@@ -137,12 +136,12 @@ def read_event(file: Path, registry: Registry, region: str = "") -> Record:
 
 
 def _collected(file: Path, fields: Any, contract: Contract, region: str) -> Record:
-    """What the collector would make of it. Its pseudonyms are no real ones: they are not shown."""
+    """The record that the collector makes of a body. Its pseudonyms have a made-up key: they are not shown."""
     event = own.read(fields)
     if isinstance(event, InvalidItem):
         raise ConfigError(f"{file}: {event.detail}")
     normaliser = Normaliser(contract, NodeKeys.derive(Secret("of pseudonyms that nobody gets to see, and nothing links")))
-    request = RequestContext("", "", int(time.time() * 1_000), region or None)  # where none is named, the event's own counts
+    request = RequestContext("", "", int(time.time() * 1_000), region or None)  # without a region, the event's own counts
     return normaliser.record(event, request, lambda _name: None)[1]
 
 
@@ -189,11 +188,13 @@ def as_data(explanation: Explanation) -> dict[str, Any]:
 
 def _print(explanation: Explanation) -> None:
     console, decision = Console(), explanation.decision
-    console.print(worded.outcome(decision), f"({decision.action})", highlight=False, markup=False)
-    console.print(worded.silence(explanation.regime), f"Policy {explanation.policy.rev}.", highlight=False, markup=False)
+    console.print(messages.describe_action(decision), f"({decision.action})", highlight=False, markup=False)
+    console.print(
+        messages.describe_default(explanation.regime), f"Policy {explanation.policy.rev}.", highlight=False, markup=False
+    )
     purposes = Table("purpose", "granted", "because", "the event's signals", "reason")
     for ruling in decision.rulings:
-        words = worded.REASONS[ruling.reason], worded.said(explanation.words[ruling.purpose])
+        words = messages.REASONS[ruling.reason], messages.describe_values(explanation.words[ruling.purpose])
         purposes.add_row(ruling.purpose, "yes" if ruling.granted else "no", *words, ruling.reason.value)
     console.print(purposes)
     if explanation.unread:

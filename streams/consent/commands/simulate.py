@@ -1,4 +1,4 @@
-"""`headwater consent simulate`: what a policy would change, seen on recorded traffic before it is in force."""
+"""`headwater consent simulate`: what a new policy would change, on recorded traffic."""
 
 import json
 import time
@@ -24,8 +24,8 @@ EVERY = 20_000
 ROWS = 30
 
 
-def recorded(settings: Settings, since: int, most: int, progress: Console) -> Iterator[RawRecord]:
-    """Events of all partitions since then (milliseconds UTC), the same share of `most` from each."""
+def read_recorded(settings: Settings, since: int, most: int, progress: Console) -> Iterator[RawRecord]:
+    """Events of all partitions since then (milliseconds UTC), an equal share of `most` from each."""
     n = 0
     for partition in range(settings.partitions):
         remaining = -(-most // settings.partitions)
@@ -58,7 +58,7 @@ def simulate_command(
     since = max(1, int(now * 1000 - hours * HOUR_MS))
     diff = compare(
         registry,
-        recorded(settings, since, events, Console(stderr=True)),
+        read_recorded(settings, since, events, Console(stderr=True)),
         PolicyRun(registry, before, lists),
         PolicyRun(registry, after, lists),
         now,
@@ -81,7 +81,7 @@ def as_data(diff: PolicyDiff) -> dict[str, Any]:
 
 
 def print_difference(diff: PolicyDiff, before: str, after: str) -> None:
-    """For people: how many fare how under both, which events change, and which rulings are behind it."""
+    """Print outcomes under both policies, changed events, and the rulings that cause them."""
     console = Console()
     changed = diff.changed.total()
     console.print(f"{diff.events:,} events: {changed:,} fare otherwise under {after} than under {before}", highlight=False)
@@ -101,4 +101,4 @@ def print_difference(diff: PolicyDiff, before: str, after: str) -> None:
         console.print(rulings, markup=False)
 
 
-__all__ = ["as_data", "print_difference", "recorded", "simulate_command"]
+__all__ = ["as_data", "print_difference", "read_recorded", "simulate_command"]

@@ -118,7 +118,7 @@ def live(office: PrivacyContext, she: Person) -> None:
         "platform": "", "gvl": 0, "policy": "p", "changed_ts": T,
     }  # fmt: skip
     say(STATE, f"opt-in|s|{she.user}", state, 1)
-    office.states._merged(1, {f"opt-in|s|{she.user}": {"analytics.granted": T}})
+    office.states._merge_states(1, {f"opt-in|s|{she.user}": {"analytics.granted": T}})
     request = {
         "request_id": she.user[:32], "kind": "withdrawal", "subject": she.user, "nodes": list(she.nodes),
         "profiles": list(she.nodes), "site": "", "purposes": [], "withdrawn_ts": T, "requested_ts": T, "deadline_ts": T,

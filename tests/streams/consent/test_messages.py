@@ -10,7 +10,7 @@ from streams.consent.commands.explain import app
 from streams.consent.decision.decide import Action
 from streams.consent.formats.consent_value import ConsentValue
 from streams.consent.formats.reason import ConsentReason
-from streams.consent.messages import OUTCOMES, REASONS, WORDS
+from streams.consent.messages import OUTCOMES, REASONS, VALUES
 
 SHOP = {
     "event_name": "page_view",
@@ -25,7 +25,11 @@ KEPT, PARTLY, NAMELESS = "kept as it is", "without the fields of every purpose",
 
 def test_everything_has_words() -> None:
     """A new outcome, reason or word is not explained by its code alone."""
-    assert (set(OUTCOMES), set(REASONS), set(WORDS)) == (set(Action), set(ConsentReason), {word.value for word in ConsentValue})
+    assert (set(OUTCOMES), set(REASONS), set(VALUES)) == (
+        set(Action),
+        set(ConsentReason),
+        {word.value for word in ConsentValue},
+    )
     assert len(set(REASONS.values())) == len(ConsentReason)
 
 

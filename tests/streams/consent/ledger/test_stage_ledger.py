@@ -6,7 +6,7 @@ import pytest
 
 from infra.errors import Retryable
 from schemas.codec import decode, encode
-from streams.consent.decision.audit import ChainHead, check
+from streams.consent.decision.audit import ChainHead, find_breaks
 from streams.consent.ledger.ledger import Times
 from streams.consent.ledger.ledger_writes import SIGNALS
 from streams.consent.ledger.store import MemoryStateStore, States
@@ -186,7 +186,7 @@ def test_the_chain_holds_over_batches_and_restarts() -> None:
         assert {partition for _, _, partition in [*outcome.out[AUDIT], *outcome.out["consent.heads"]]} == {3}
     last = decode(REGISTRY, heads[-1][1] or b"")[1]
     assert len(written) == 6 * 2 + 2
-    assert list(check(written, {3: ChainHead(last["seq"], last["hash"])})) == []
+    assert list(find_breaks(written, {3: ChainHead(last["seq"], last["hash"])})) == []
 
 
 def test_broken_signals_are_dead() -> None:

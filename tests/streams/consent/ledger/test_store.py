@@ -9,7 +9,7 @@ import redis
 
 from infra.errors import ConfigError, Retryable
 from infra.ops.embedded.servers.redis import EmbeddedRedis
-from streams.consent.ledger.store import MARGIN_MS, LedgerSlice, RedisStateStore, States, piece_of
+from streams.consent.ledger.store import MARGIN_MS, LedgerSlice, RedisStateStore, States, merge_records
 
 NOW = 1_795_000_000_000
 KEY = "opt-in|shop.example|2" + "a" * 32
@@ -71,11 +71,11 @@ def test_who_was_erased_leaves_a_mark_that_expires(view: Callable[[Topic], Redis
     states = view(Topic({}))
     states.open(0)
     states.write(0, {KEY: {"a.granted": 5}}, 1)
-    assert (states.known(0, [KEY, "other"], 10), states.known(0, [KEY], 4)) == ([KEY], [])
+    assert (states.keys_until(0, [KEY, "other"], 10), states.keys_until(0, [KEY], 4)) == ([KEY], [])
     states.erase(0, [KEY], 10)
     assert states.read(0, [KEY]) == [{"erased": 10}]
     states.write(0, {KEY: {"a.granted": 12}}, 2)
-    assert states.known(0, [KEY], 10) == []
+    assert states.keys_until(0, [KEY], 10) == []
     states.erase(0, [KEY], 20)
     with redis.Redis.from_url(redis_url) as client:
         (key,) = client.scan_iter(match="cs:*")
@@ -99,7 +99,7 @@ def test_a_tombstone_takes_out_what_older_records_said(view: Callable[[Topic], R
 def test_pieces_of_the_topic_are_in_order() -> None:
     """What stands before a tombstone of its key is gone, what stands behind it is not."""
     records = [("k", {"a": 1}, 5), ("l", {"a": 1}, 5), ("k", None, 6), ("k", {"a": 2}, 7), ("k", {"a": 1, "b": 1}, 8)]
-    assert piece_of(records) == LedgerSlice({"k": 6}, {"l": {"a": 1}, "k": {"a": 2, "b": 1}})
+    assert merge_records(records) == LedgerSlice({"k": 6}, {"l": {"a": 1}, "k": {"a": 2, "b": 1}})
 
 
 def test_a_lost_view_is_built_again(view: Callable[[Topic], RedisStateStore], redis_url: str) -> None:
