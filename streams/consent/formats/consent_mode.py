@@ -18,7 +18,7 @@ GCS_FLAGS: Mapping[str, ConsentValue] = {"1": ConsentValue.GRANT, "0": ConsentVa
 GCD = re.compile(
     r"""
     1                         # version
-    [123]([A-Za-z])           # ad_storage: a digit that says nothing of consent, then the letter of default and update
+    [123]([A-Za-z])           # ad_storage: a digit without a meaning for consent, then the letter of default and update
     [123]([A-Za-z])           # analytics_storage
     [123]([A-Za-z])           # ad_user_data
     [123]([A-Za-z])           # ad_personalization

@@ -105,8 +105,8 @@ def anonymise(record: Record, shape: ContractShape, policy: Policy, event_id: st
 class RandomIds:
     """Ids that cannot be linked to their records without `key`; a replayed record gets the same id again.
 
-    Keyed BLAKE2b (RFC 7693) of topic id, partition and offset, 16 bytes. The topic's id is part of it, because a recreated topic
-    has the same offsets again.
+    Keyed BLAKE2b (RFC 7693) of topic id, partition and offset, 16 bytes. The topic's id is part of it, because a recreated
+    topic has the same offsets again.
     """
 
     def __init__(self, key: bytes, topic_id: str, partition: int) -> None:
