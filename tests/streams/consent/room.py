@@ -32,21 +32,21 @@ class Room:
         self.stage = ConsentStage(REGISTRY, policy, ConsentDependencies(b"k" * 32, self.states, Metrics(), lambda: None))
         self.offset = 0
 
-    def take(self, topic: str, value: bytes, subject: bytes = SUBJECT, *, commit: bool = True) -> Outcome:
+    def handle(self, topic: str, value: bytes, subject: bytes = SUBJECT, *, commit: bool = True) -> Outcome:
         """One record."""
         self.offset += 1
         outcome = self.stage.handle(Batch(topic, 3, [subject], [value], [self.offset]), T / 1000)
         for hook in outcome.after_commit if commit else ():
             hook()
         for key, signal, _ in outcome.out.get(SIGNALS, ()):
-            self.take(SIGNALS, signal or b"", key or b"", commit=commit)
+            self.handle(SIGNALS, signal or b"", key or b"", commit=commit)
         return outcome
 
     def event(self, signals: dict[str, str], at: int = T, subject: bytes = SUBJECT, **fields: object) -> str:
         """An event's reasons, e.g. `OK_CONSENT PURPOSE PURPOSE`. `subject`: its key and only identifier."""
         event = raw(**{"signals": signals, "collector_ts": at, "identifiers": [subject.decode()], **fields})
         value = encode(REGISTRY.latest(RAW), event)
-        (record,) = records(self.take(RAW, value, subject), CONSENTED)
+        (record,) = records(self.handle(RAW, value, subject), CONSENTED)
         return " ".join(pair.partition("=")[2] for pair in record["consent_reasons"].split())
 
     def signal(self, **fields: Any) -> Outcome:
@@ -55,7 +55,7 @@ class Room:
             "subject": SUBJECT.decode(), "site": "shop.example", "regulation": "", "kind": "withdrawal", "signals": {},
             "purposes": [], "chosen_ts": T, "received_ts": T, "via": "webhook", "evidence": "e", **fields,
         }  # fmt: skip
-        return self.take(SIGNALS, encode(REGISTRY.latest(SIGNALS), record), record["subject"].encode())
+        return self.handle(SIGNALS, encode(REGISTRY.latest(SIGNALS), record), record["subject"].encode())
 
 
 def records(outcome: Outcome, topic: str) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -218,6 +219,8 @@ def test_a_refusal_that_says_no_readable_time_is_taken_down_once_a_day() -> None
     assert changes == 1
 
 
+Choice = tuple[dict[str, str], int, str, bytes, str]
+"""Signals, time, channel, subject and region."""
 CHOICES = st.lists(
     st.tuples(
         st.sampled_from(
@@ -235,10 +238,10 @@ CHOICES = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(CHOICES, st.randoms(use_true_random=False))
-def test_the_order_in_which_choices_arrive_does_not_matter(choices: list, random: object) -> None:  # type: ignore[type-arg]
+def test_the_order_in_which_choices_arrive_does_not_matter(choices: list[Choice], random: Random) -> None:
     """Whatever comes first, by whichever channel: the states are the same, and so is what is decided on later."""
 
-    def after(order: list) -> tuple[dict, list[str]]:  # type: ignore[type-arg]
+    def after(order: list[Choice]) -> tuple[dict[str, dict[str, int]], list[str]]:
         room = Room()
         for signals, time, channel, subject, region in order:
             both = {"identifiers": [USER.decode(), COOKIE.decode()]} if subject == USER else {}
@@ -255,7 +258,7 @@ def test_the_order_in_which_choices_arrive_does_not_matter(choices: list, random
         return states, probes
 
     shuffled = list(choices)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert after(choices) == after(shuffled)
 
 

@@ -46,7 +46,7 @@ def test_who_was_erased_is_not_remembered_again_by_a_replay() -> None:
     assert room.event(GRANTED, T + 2) == ALL_OK
     for outcome in (
         room.signal(regulation="opt-in"),
-        room.take(RAW, encode(REGISTRY.latest(RAW), raw(signals=choice, collector_ts=T + 3))),
+        room.handle(RAW, encode(REGISTRY.latest(RAW), raw(signals=choice, collector_ts=T + 3))),
     ):
         assert records(outcome, STATE) == records(outcome, REVOCATIONS) == []
     assert room.states.states[key] == {"erased": T + HOUR}
@@ -72,7 +72,7 @@ def test_an_events_own_choice_withdraws() -> None:
     room = Room()
     room.event({**GRANTED, "chosen_ts": str(T - HOUR)})
     value = encode(REGISTRY.latest(RAW), raw(signals=DENIED, event_name="consent_update", collector_ts=T + 9))
-    outcome = room.take(RAW, value)
+    outcome = room.handle(RAW, value)
     (revocation,) = records(outcome, REVOCATIONS)
     assert (revocation["subject"], revocation["withdrawn_ts"], revocation["site"]) == (SUBJECT.decode(), T + 9, "shop.example")
     assert sorted(revocation["purposes"]) == ["analytics", "marketing", "personalization"]
@@ -83,7 +83,7 @@ def test_an_events_own_choice_withdraws() -> None:
     assert state["times"]["analytics.denied"] == T + 9 > state["times"]["analytics.granted"] == T - HOUR
     assert set(elsewhere["times"].values()) == {T + 9}
     assert [record["outcome"] for record in records(outcome, AUDIT) if record["kind"] == "state"] == ["withdrawn", "denied"]
-    again = room.take(RAW, value)
+    again = room.handle(RAW, value)
     assert not again.out.get(REVOCATIONS)
     assert not again.out.get(STATE)
 
@@ -120,10 +120,10 @@ def test_an_uncommitted_change_leaves_again() -> None:
     """What was never committed is not in the view, so a new worker writes it all again; what was committed is known to it."""
     states = MemoryStateStore()
     value = encode(REGISTRY.latest(RAW), raw(signals={**GRANTED, "chosen_ts": str(T)}, collector_ts=T))
-    first = Room(states=states).take(RAW, value, commit=False)
-    second = Room(states=states).take(RAW, value)
+    first = Room(states=states).handle(RAW, value, commit=False)
+    second = Room(states=states).handle(RAW, value)
     assert records(first, STATE) == records(second, STATE) != []
-    assert not Room(states=states).take(RAW, value).out.get(STATE)
+    assert not Room(states=states).handle(RAW, value).out.get(STATE)
 
 
 class Away(MemoryStateStore):
@@ -163,7 +163,7 @@ def test_a_hook_that_failed_is_made_up_for() -> None:
     states = Away()
     room = Room(states=states)
     value = encode(REGISTRY.latest(RAW), raw(signals={**GRANTED, "chosen_ts": str(T)}, collector_ts=T))
-    outcome = room.take(RAW, value, commit=False)
+    outcome = room.handle(RAW, value, commit=False)
     states.away = True
     with pytest.raises(Retryable):
         outcome.after_commit[0]()
