@@ -14,7 +14,7 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, schema_id
 from schemas.registry import Registry
 from streams.consent.decision.audit import ChainHead
-from streams.consent.decision.decision_cache import MAX_BYTES, DecisionCache, EventContext, StateValues, Visitor
+from streams.consent.decision.decision_cache import MAX_BYTES, DecisionCache, EventContext, StateValues, KnownVisitor
 from streams.consent.decision.event_head import EventHead
 from streams.consent.decision.outcome_counts import MINUTE_MS, OutcomeCounts
 from streams.consent.formats.evidence import SignalReader
@@ -260,7 +260,7 @@ class ConsentStage:
                 decision = cache.decide_event(context, signals, values)
             if not others and context.ordinary and len(signals.data) <= MAX_BYTES:
                 decisions = signals.decisions_for(values)
-                partition.visitors[key] = Visitor(cache, signals, context.group, time, min(signals.ends, until), decisions)
+                partition.visitors[key] = KnownVisitor(cache, signals, context.group, time, min(signals.ends, until), decisions)
         if decision.passes:
             value = progress.batch.values[at] or b""
             progress.redactor.written.append((key, value.replace(cache.header, decision.prefix, 1), BY_KEY))

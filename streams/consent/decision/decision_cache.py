@@ -127,7 +127,7 @@ class EventSignals:
 
 
 @dataclass(slots=True, eq=False)
-class Visitor:
+class KnownVisitor:
     """A subject with one identifier whose stored state covers its last signals: the same signals again need no look-up."""
 
     cache: "DecisionCache"
@@ -159,7 +159,7 @@ class DecisionCache:
         """By day since 1970 and encoded region and signals."""
 
     def decide_again(
-        self, value: bytes, head: EventHead, visitor: Visitor | None
+        self, value: bytes, head: EventHead, visitor: KnownVisitor | None
     ) -> tuple[EventContext, EncodedDecision | None]:
         """An event's context, and the decision if its visitor sent the same signals before, else None. Undecodable."""
         names_at, names_end, region_at, time = head
@@ -292,5 +292,5 @@ __all__ = [
     "EventSignals",
     "OutcomeKey",
     "StateValues",
-    "Visitor",
+    "KnownVisitor",
 ]

@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 from infra.telemetry.metrics import Metrics
 from streams.consent.decision.audit import ChainHead
-from streams.consent.decision.decision_cache import Visitor
+from streams.consent.decision.decision_cache import KnownVisitor
 from streams.consent.ledger.ledger import REFUSALS, SEEN_DENIED, Times, entry_name, is_refused, merge
 from streams.consent.ledger.store import States, StateStore, state_key
 from streams.consent.policy import BITS
@@ -74,7 +74,7 @@ class PartitionState:
         """Until when `others` is believed, seconds UTC."""
         self.looked_up = 0
         """States in `tables`."""
-        self.visitors: dict[bytes | None, Visitor] = {}
+        self.visitors: dict[bytes | None, KnownVisitor] = {}
         """By subject."""
         self.unsaved: dict[str, Times] = {}
         """Changed states that are not in the view yet: committed just now, or about to be."""

@@ -1,4 +1,4 @@
-"""TC strings made bit by bit."""
+"""Builds TC strings bit by bit."""
 
 
 def bits(segment: str) -> str:

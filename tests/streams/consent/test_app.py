@@ -1,4 +1,4 @@
-"""The consent room on files: its policy is watched, and none means no start."""
+"""Building the consent stage from settings, the policy watcher, and `headwater consent explain`."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_a_broken_policy_is_no_start(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_is_read_once(tmp_path: Path) -> None:
-    """A policy file is read when it changes, and a broken one complains once a change."""
+    """A policy file is read when it changes, and a broken one raises once for each change."""
     file = tmp_path / "policy.yaml"
     file.write_text(PACKAGED.read_text())
     watched = PolicyWatcher(file)
@@ -57,7 +57,7 @@ def test_a_changed_file_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_view_that_is_built_again_knows_who_was_erased(kafka: str, redis_url: str, tmp_path: Path) -> None:
-    """Until compaction the records from before the tombstone are on the topic too: they do not come back."""
+    """Records from before a tombstone, which are on the topic until compaction, do not restore a state."""
     settings = load_settings(secret="s" * 32, kafka=kafka, redis=redis_url, state_dir=tmp_path)
     apply(settings)
     registry, pen, began = Registry(settings.contracts), producer(settings), int(time.time() * 1000)
@@ -87,7 +87,7 @@ def test_a_view_that_is_built_again_knows_who_was_erased(kafka: str, redis_url: 
 
 
 def test_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`consent explain` says what is decided and what becomes of each field, for people and for machines."""
+    """`consent explain` prints the decision and what happens to each field, as text and as JSON."""
     monkeypatch.chdir(tmp_path)
     event = tmp_path / "event.json"
     fields = {"event_name": "purchase", "region": "DE", "signals": {"gcs": "G101", "gcd": "13q3r3q3q5"}, "decision_token": "t"}
@@ -106,7 +106,7 @@ def test_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_explain_takes_what_is_sent_to_the_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The event of the README, read as the door reads it; and from where it comes decides, if it is said."""
+    """A body of `/v1/events` is read as the collector reads it, and `--region` decides the regime."""
     monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
     event = tmp_path / "event.json"
     event.write_text('{"event_name": "purchase", "user_id": "ada", "value": 19.9, "consent": {"cmp.analytics": "1"}}')

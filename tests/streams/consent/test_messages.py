@@ -1,4 +1,4 @@
-"""Decisions in words: every one has some, and ten events read as their sender would tell them."""
+"""Decisions as sentences: every one has some, and ten events are described as expected."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ KEPT, PARTLY, NAMELESS = "kept as it is", "without the fields of every purpose",
 
 
 def test_everything_has_words() -> None:
-    """A new outcome, reason or word is not explained by its code alone."""
+    """Every action, reason and value has its own text."""
     assert (set(OUTCOMES), set(REASONS), set(VALUES)) == (
         set(Action),
         set(ConsentReason),
@@ -49,7 +49,7 @@ def test_everything_has_words() -> None:
     ],
 )  # fmt: skip
 def test_ten_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: dict[str, object], sentences: list[str]) -> None:
-    """What is printed about an event says in plain words what becomes of it and why."""
+    """The printed explanation of an event has the expected sentences."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "event.json"
     file.write_text(json.dumps({"collector_ts": 1_795_000_000_000, **event}))

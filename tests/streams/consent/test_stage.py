@@ -1,4 +1,4 @@
-"""The consent stage: what leaves, under which key, counted and audited how."""
+"""The consent stage: outputs, their keys, counts and audit."""
 
 from collections import Counter
 from dataclasses import replace
@@ -82,7 +82,7 @@ def test_no_denied_value_leaves(analytics: str, marketing: str, personalization:
 
 
 def test_ids_of_a_topic_made_anew_are_others() -> None:
-    """At the same place lies another event there, and the old one's id may be in the warehouse."""
+    """A recreated topic has another event at the same offset, so its ids must differ."""
     events = batch(event(event_name="purchase", signals=DENIED))
     ids = [only(stage().handle(replace(events, topic_id=topic_id), 0))[1]["event_id"] for topic_id in ("a", "a", "b")]
     assert ids[0] == ids[1] != ids[2]
@@ -102,7 +102,7 @@ def test_an_anonymised_event_is_unlinkable_and_replayable() -> None:
 
 
 def test_heartbeats_pass_with_nothing_of_a_purpose() -> None:
-    """A heartbeat keeps its id and its key, is not counted, and smuggles nothing through the gate."""
+    """A heartbeat keeps its id and key, is not counted, and loses all fields of purposes."""
     outcome = stage().handle(batch(event(heartbeat=True)), 0)
     key, record, written = only(outcome)
     assert (key, record["event_id"], record["consent_outcome"], record["consent_purposes"]) == (b"subject", "e-1", "pass", 0)
@@ -121,7 +121,7 @@ ODD: list[bytes | None] = [
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from(ODD), min_size=6 * FEW, max_size=6 * FEW))
 def test_events_read_together_leave_as_they_do_alone(values: list[bytes | None]) -> None:
-    """Whatever lies between them."""
+    """The outputs of a batch equal those of its events alone, whatever events are between them."""
     separate, together = stage(), stage()
     for each in (separate, together):
         each.handle(batch(event(signals=GRANTED)), 0)

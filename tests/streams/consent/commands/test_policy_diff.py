@@ -1,4 +1,4 @@
-"""A policy is tried on recorded events before it is in force."""
+"""`simulate`: what another policy changes on recorded events."""
 
 import json
 import re
@@ -33,12 +33,12 @@ NO_MARKETING = re.sub(
 
 
 def policy(text: str) -> Policy:
-    """A policy that has changed in one place."""
+    """Parse a policy."""
     return parse_policy(text, "policy.yaml")
 
 
 def events(*field_sets: Mapping[str, object]) -> list[RawRecord]:
-    """Recorded one after the other."""
+    """Encode records of `events.raw`, one for each set of fields."""
     latest = REGISTRY.latest("events.raw")
     return [
         RawRecord(0, n, b"2" + b"%032x" % n, encode(latest, raw(event_id=f"e-{n}", **fields)))
@@ -47,7 +47,7 @@ def events(*field_sets: Mapping[str, object]) -> list[RawRecord]:
 
 
 def test_only_what_differs_is_told() -> None:
-    """Granted events fare the same; denied ones would be dropped instead of anonymised, each name for itself."""
+    """Granted events have equal outcomes; denied ones are dropped instead of anonymised, counted by event name."""
     denied: dict[str, object] = {"signals": DENIED}
     field_sets: list[dict[str, object]] = [{"signals": GRANTED}, denied, denied, {**denied, "event_name": "search"}]
     before, after = PolicyRun(REGISTRY, policy(PACKAGED_TEXT), None), PolicyRun(REGISTRY, policy(STRICTER), None)
@@ -63,7 +63,7 @@ def test_only_what_differs_is_told() -> None:
 
 
 def test_the_ruling_behind_it_is_named() -> None:
-    """A purpose that no longer listens to a platform's word is denied for want of a signal."""
+    """A purpose whose platform name is removed from the policy is denied as NO_SIGNAL."""
     before, after = PolicyRun(REGISTRY, policy(PACKAGED_TEXT), None), PolicyRun(REGISTRY, policy(NO_MARKETING), None)
     diff = compare(REGISTRY, events({"signals": GRANTED}), before, after, T / 1000)
     assert diff.changed == {OutcomeChange("purchase", "pass", "strip"): 1}
@@ -71,7 +71,7 @@ def test_the_ruling_behind_it_is_named() -> None:
 
 
 def test_rubbish_is_dead_under_both() -> None:
-    """What cannot be read fares the same under any policy."""
+    """Undecodable records are dead under any policy."""
     trials = [PolicyRun(REGISTRY, policy(text), None) for text in (PACKAGED_TEXT, STRICTER)]
     diff = compare(REGISTRY, [RawRecord(0, 0, None, b"rubbish"), RawRecord(0, 1, None, None)], trials[0], trials[1], T / 1000)
     assert diff.before == diff.after == {"dead": 2}
@@ -79,7 +79,7 @@ def test_rubbish_is_dead_under_both() -> None:
 
 
 def test_on_recorded_traffic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command reads events.raw from Kafka, at most as many as asked for, and writes nothing."""
+    """The command reads at most `--events` records of `events.raw` from Kafka, and writes nothing."""
     file = tmp_path / "new.yaml"
     file.write_text(STRICTER)
     with EmbeddedKafka(tmp_path / "kafka") as broker:

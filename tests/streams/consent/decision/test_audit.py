@@ -1,4 +1,4 @@
-"""The audit chain: it verifies, and whatever is changed, taken out, put in or cut off is found."""
+"""The audit chain: valid chains have no break, and changed, removed, inserted or missing records are found."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def chain(n: int, number: int = 0) -> tuple[list[dict[str, Any]], dict[int, Chai
 
 
 def test_a_whole_chain_verifies() -> None:
-    """Nothing is wrong with what was written; the oldest may be gone, because retention takes them."""
+    """A written chain has no break, also where its oldest records have expired."""
     records, heads = chain(5)
     others, other_heads = chain(3, 1)
     assert list(find_breaks(records + others, heads | other_heads)) == []
@@ -35,14 +35,14 @@ def test_a_changed_field_is_found(name: str) -> None:
 
 
 def test_a_changed_record_with_a_new_hash_is_found() -> None:
-    """Who changes a record and its hash breaks the link to the next one."""
+    """A record that is changed together with its hash breaks the link to the next record."""
     records, heads = chain(5)
     _, forged = append_record(ChainHead(2, records[2]["prev_hash"]), 0, {**records[2], "n": 99})
     assert [broken.seq for broken in find_breaks([*records[:2], forged, *records[3:]], heads)] == [4]
 
 
 def test_missing_records_are_found() -> None:
-    """In between, at the end, all of them, or the last one replaced."""
+    """Removed records are found in the middle and at the end, and a replaced last record too."""
     records, heads = chain(5)
     assert [broken.seq for broken in find_breaks(records[:2] + records[3:], heads)] == [4]
     assert [broken.seq for broken in find_breaks(records[:4], heads)] == [5]

@@ -1,4 +1,4 @@
-"""Consent Mode strings: the forms that Google's tags send, and everything that differs from them."""
+"""Consent Mode strings: the forms that Google's tags send, and malformed ones."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -52,7 +52,7 @@ GCD: dict[str, tuple[ConsentValue, ConsentValue, ConsentValue, ConsentValue]] = 
 
 @pytest.mark.parametrize(("text", "words"), GCD.items())
 def test_forms_of_gcd(text: str, words: tuple[ConsentValue, ...]) -> None:
-    """Forms that are seen in requests, letter by letter; a letter that is not in the policy is invalid for its signal."""
+    """Forms of real requests are read letter by letter; a letter that is not in the policy is INVALID for its signal."""
     assert tuple(parse_gcd(text, LETTERS).values()) == words
 
 
@@ -72,7 +72,7 @@ def test_what_is_no_gcd(text: str) -> None:
 
 @pytest.mark.parametrize(("ads", "analytics"), list(product("01-", repeat=2)))
 def test_every_gcs(ads: str, analytics: str) -> None:
-    """ad_storage first, then analytics_storage; nothing of the other two."""
+    """gcs states ad_storage, then analytics_storage, and nothing about the other two signals."""
     flags = {"0": ConsentValue.DENY, "1": ConsentValue.GRANT, "-": ConsentValue.UNKNOWN}
     assert parse_gcs(f" G1{ads}{analytics}\n") == {"ad_storage": flags[ads], "analytics_storage": flags[analytics]}
 
@@ -87,19 +87,19 @@ def test_what_is_no_gcs(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "\n"])
 def test_empty_strings(text: str) -> None:
-    """They say nothing."""
+    """An empty string states nothing."""
     assert parse_gcs(text) == parse_gcd(text, LETTERS) == {}
 
 
 def test_words_of_single_signals() -> None:
-    """Only signals that are there, and what is no word of consent is invalid."""
+    """Only sent signals have a value, and an unknown word is INVALID."""
     values = {"cm.ad_storage": (" Granted",), "cm.ad_user_data": ("denied",), "cm.ad_personalization": ("maybe",)}
     words = {"ad_storage": G, "analytics_storage": U, "ad_user_data": D, "ad_personalization": X}
     assert consent_mode({**values, "cm.other": ("granted",)}, LETTERS) == words
 
 
 def test_the_strictest_of_all_counts() -> None:
-    """A string of the container beside its own, and single words: each can narrow."""
+    """A container's string and single signals can each narrow the page's string."""
     values = {"gcd": ("13r3r3r3r5",), "gcs": ("G101",), "cm.ad_user_data": ("denied",)}
     assert consent_mode(values, LETTERS) == {
         "ad_storage": D, "analytics_storage": G, "ad_user_data": D, "ad_personalization": G,
@@ -111,12 +111,12 @@ def test_the_strictest_of_all_counts() -> None:
 
 @pytest.mark.parametrize(("text", "word"), [("1", D), ("true", D), ("0", U), ("false", U), ("2", X), ("null", X), ("", X)])
 def test_ads_without_personalisation(text: str, word: ConsentValue) -> None:
-    """A yes is a no to personalisation, a no says nothing."""
+    """A yes to npa denies personalisation; a no states nothing."""
     assert consent_mode({"npa": (text,)}, LETTERS).get("ad_personalization", U) is word
 
 
 def test_a_purpose_needs_all_its_signals() -> None:
-    """One that is not said leaves the purpose unsaid, one that denies denies it."""
+    """A missing signal leaves the purpose UNKNOWN, a denied one denies it."""
     mode = consent_mode({"gcs": ("G11-",)}, LETTERS)
     assert combine_signals(mode, ["ad_storage"]) is G
     assert combine_signals(mode, ["ad_storage", "ad_user_data"]) is U

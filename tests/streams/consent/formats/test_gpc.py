@@ -1,4 +1,4 @@
-"""Global Privacy Control: what objects, what says nothing, and what cannot be read."""
+"""Global Privacy Control: objections, silence, and unreadable values."""
 
 import pytest
 from hypothesis import given
@@ -16,17 +16,17 @@ def test_what_objects(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "0", "false", "FALSE", " 0"])
 def test_what_says_nothing(text: str) -> None:
-    """No objection is no consent."""
+    """The absence of an objection is UNKNOWN, not a grant."""
     assert parse_gpc(text) is ConsentValue.UNKNOWN
 
 
 @pytest.mark.parametrize("text", ["2", "?1", "1,1", "null", "undefined", "no", "off", "[]", "\uff11", "granted"])
 def test_what_cannot_be_read(text: str) -> None:
-    """Anything else is no lawful spelling."""
+    """Any other value is INVALID."""
     assert parse_gpc(text) is ConsentValue.INVALID
 
 
 @given(st.text())
 def test_no_text_grants(text: str) -> None:
-    """Whatever is sent, GPC never grants."""
+    """No value of GPC grants."""
     assert parse_gpc(text) in (ConsentValue.DENY, ConsentValue.INVALID, ConsentValue.UNKNOWN)

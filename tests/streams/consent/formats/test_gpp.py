@@ -105,7 +105,7 @@ def gpp_text(**sections: str) -> str:
 
 
 CALIFORNIA = "000001" + pair_bits(1, 1, 0, 2, 2, *(0,) * 9, 0, 0, 0, 1, 0, 0)
-"""Told of everything, opted out of nothing."""
+"""All notices given, no opt-out."""
 RHODE_ISLAND = "000001" + pair_bits(1, 0, 1, 1, 1, 2, 2, 0, 0)
 SAYS_NO_REFUSAL = encoded(CALIFORNIA)
 NOTHING_READ = {
@@ -189,13 +189,13 @@ def test_what_the_broken_strings_are_made_of_can_be_read() -> None:
 
 
 def test_blanks_around_a_string() -> None:
-    """They cost nothing."""
+    """Surrounding blanks are ignored."""
     text = gpp_text(s8=SAYS_NO_REFUSAL)
     assert decode(f" \t{text}\r\n") == decode(text)
 
 
 def test_the_longer_national_section_under_version_1() -> None:
-    """It is told from the shorter one by its length, with the encoders' padding and without."""
+    """The longer layout is recognised by its length, with and without the encoders' padding."""
     long = "000001" + pair_bits(1, 1, 1, 1, 0, 0, 2, 2, 1, *(0,) * 16, 1, 0, 2, 0, 1, 0, 0)
     short = "000001" + pair_bits(1, 1, 1, 1, 0, 0, 2, 2, 1, *(0,) * 12, 1, 0, 0, 1, 0, 0)
     assert decode(gpp_text(s7=encoded(long))).us[0].children == (1, 0, 2)
@@ -205,7 +205,7 @@ def test_the_longer_national_section_under_version_1() -> None:
 
 
 def test_a_string_without_a_header_keeps_what_shows_itself() -> None:
-    """A TC string and a US Privacy string are known by their form; with two TC strings neither counts."""
+    """TC strings and US Privacy strings are recognised by their form; of two TC strings neither counts."""
     tc = tc_string()
     assert decode(tc) == GppString((), "", tc, (0,))
     assert decode("1YYN") == GppString((), "1YYN", "", (0,))
@@ -219,7 +219,7 @@ def test_a_string_without_a_header_keeps_what_shows_itself() -> None:
 
 @pytest.mark.parametrize("string", ["DBABMA~", "DBABMA", "DBACNY~1YNN"])
 def test_a_european_section_that_is_missing(string: str) -> None:
-    """It denies as a broken TC string does: the TCF's decoder refuses what stands for it."""
+    """An announced but missing European section denies as a broken TC string does."""
     gpp = decode(string)
     assert gpp.tc_string == MISSING_TC_STRING
     with pytest.raises(InvalidTcString):
@@ -285,12 +285,12 @@ RULES: list[tuple[GppString, ConsentValue]] = [
 
 @pytest.mark.parametrize(("gpp", "word"), RULES)
 def test_what_objects(gpp: GppString, word: ConsentValue) -> None:
-    """Opted out, told of no right, a child without consent, GPC, or a section that is not read: an objection."""
+    """An opt-out, a missing notice, a child without consent, GPC and an unreadable section are objections."""
     assert sale_and_sharing(gpp) is word
 
 
 def test_what_cannot_be_read_is_no_word_of_the_visitor() -> None:
-    """A refusal beside an unreadable section is told from the section's own denial, which nobody chose."""
+    """A refusal beside an unreadable section differs from the section's own denial, which the visitor did not choose."""
     broken = us()._replace(unreadable=(9,))
     assert (stated_value(broken), sale_and_sharing(broken)) == (ConsentValue.GRANT, ConsentValue.DENY)
     refused = us(gpc=True)._replace(unreadable=(9,))
@@ -314,7 +314,7 @@ def test_canadian_purposes(express: int, implied: int, restricted: frozenset[int
 
 
 def test_canada_says_nothing_of_the_first_purpose() -> None:
-    """A purpose that needs no other has no word of this section."""
+    """A purpose that needs only purpose 1 has no value in this section."""
     assert evaluate_canadian_section(CanadianSection(0, 0, 7, EVERYTHING, 0, frozenset()), (1,)) is ConsentValue.UNKNOWN
 
 
@@ -348,7 +348,7 @@ CANADIAN_UNREADABLE = {
 
 @pytest.mark.parametrize("section", CANADIAN_UNREADABLE.values(), ids=CANADIAN_UNREADABLE)
 def test_a_canadian_section_that_cannot_be_read(section: str) -> None:
-    """It is named, and denies."""
+    """A broken Canadian section is listed as unreadable, and denies."""
     gpp = decode(gpp_text(s5=section))
     assert (gpp.unreadable, gpp.canada, sale_and_sharing(gpp)) == ((5,), None, ConsentValue.DENY)
 
@@ -380,7 +380,7 @@ STRINGS = st.sampled_from([vector["text"] for vector in VECTORS])
 
 
 def parse_value(text: str) -> ConsentValue:
-    """The word of a string; nothing read denies."""
+    """The value of a string; an undecodable one denies."""
     try:
         return sale_and_sharing(decode(text))
     except InvalidGpp:
@@ -411,7 +411,7 @@ def test_no_truncation_grants_what_was_denied() -> None:
 @given(STRINGS.filter(lambda text: decode(text).tc_string), st.data())
 @settings(suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow], deadline=None)
 def test_no_truncation_hides_a_european_section(text: str, data: st.DataObject) -> None:
-    """As long as the header is whole, a TC string of the string is judged, cut or not."""
+    """While the header is complete, the TC string within is evaluated, truncated or not."""
     whole = decode(text)
     cut = text[: data.draw(st.integers(text.index("~"), len(text)))]
     tc = decode(cut).tc_string
@@ -503,7 +503,7 @@ def test_an_unreadable_section_never_adds_a_grant(section_id: int, data: st.Data
 
 
 def eight_kib() -> dict[str, str]:
-    """The longest strings that are looked at, each the worst for one part of the decoder."""
+    """The longest strings that are decoded, each the worst case for one part of the decoder."""
     chance = random.Random(9)
     noise = "".join(chance.choices(ALPHABET, k=8_192))
     codes = f"{65_535:016b}1{4_095:012b}" + "011" * 4_095

@@ -1,4 +1,4 @@
-"""Vendor lists: imported once, versions side by side, anything else refused in words."""
+"""Vendor lists: versions are kept side by side, and invalid lists are refused."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_versions_lie_side_by_side(tmp_path: Path) -> None:
 
 
 def test_another_content_under_the_same_version_is_refused(tmp_path: Path) -> None:
-    """What was decided by a version stays explainable."""
+    """A stored version is never replaced by another content, so that its decisions stay explainable."""
     import_gvl(published(tmp_path), tmp_path)
     with pytest.raises(ConfigError, match="something else"):
         import_gvl(published(tmp_path, vendors={}), tmp_path)
@@ -50,7 +50,7 @@ def test_another_content_under_the_same_version_is_refused(tmp_path: Path) -> No
      '{"vendorListVersion": 9, "vendors": []}', "\x00"],
 )  # fmt: skip
 def test_what_is_no_list(tmp_path: Path, text: str) -> None:
-    """Refused, with the file's name; nothing is stored."""
+    """An invalid list is refused with the file's name, and nothing is stored."""
     file = tmp_path / "list.json"
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"list\.json"):

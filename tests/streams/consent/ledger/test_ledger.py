@@ -1,4 +1,4 @@
-"""What is remembered: order does not matter, denial wins ties, withdrawals last until something newer grants."""
+"""Stored states: order does not matter, denials win ties, withdrawals last until a newer grant."""
 
 import pytest
 from hypothesis import given
@@ -51,12 +51,12 @@ TABLE: list[tuple[dict[str, int], int, int, StateValue]] = [
 
 @pytest.mark.parametrize(("times", "now", "chosen", "memory"), TABLE)
 def test_table_of_memories(times: dict[str, int], now: int, chosen: int, memory: StateValue) -> None:
-    """Each state says to an event what the table says."""
+    """Each state has the value that the table says."""
     assert evaluate_state(times, "a", Moment(now, chosen)) is memory
 
 
 def test_what_is_too_old_is_forgotten() -> None:
-    """A grant and a denial older than the policy's limit count for nothing; a withdrawal goes on."""
+    """A grant and a denial older than the policy's limit do not count; a withdrawal still does."""
     assert evaluate_state({"a.granted": 3}, "a", Moment(9, 0, 4)) is StateValue.NOTHING
     assert evaluate_state({"a.denied": 3}, "a", Moment(9, 0, 4)) is StateValue.NOTHING
     assert evaluate_state({"a.withdrawn": 3}, "a", Moment(9, 0, 4)) is StateValue.WITHDRAWN
@@ -64,7 +64,7 @@ def test_what_is_too_old_is_forgotten() -> None:
 
 @given(STATES, STATES, STATES)
 def test_states_merge_in_any_order(first: dict[str, int], second: dict[str, int], third: dict[str, int]) -> None:
-    """Merging commutes, associates and repeats without effect: replays and zombies change nothing."""
+    """Merging is commutative, associative and idempotent, so replays and fenced workers change nothing."""
     assert merge(first, second) == merge(second, first)
     assert merge(merge(first, second), third) == merge(first, merge(second, third))
     assert merge(merge(first, second), second) == merge(first, second)
@@ -76,7 +76,7 @@ GRANT, DENIAL = Claim(ONE, frozenset()), Claim(frozenset(), ONE)
 
 @given(STATES, st.integers(1, 9), st.integers(1, 9), st.integers(0, 9))
 def test_a_denial_never_adds_a_grant(times: dict[str, int], at: int, now: int, chosen: int) -> None:
-    """Learning a denial or a withdrawal turns no memory into a grant."""
+    """Applying a denial or a withdrawal turns no state into a grant."""
     before = evaluate_state(times, "a", Moment(now, chosen))
     for change in (apply_claim(times, DENIAL, ChoiceDates(at, at), at, True), apply_withdrawal(times, ["a"], at)):
         after = evaluate_state(merge(times, change.times), "a", Moment(now, chosen))
@@ -85,7 +85,7 @@ def test_a_denial_never_adds_a_grant(times: dict[str, int], at: int, now: int, c
 
 @given(st.permutations([(True, 3), (False, 5), (True, 4), (False, 7), (True, 9), (False, 2)]), st.integers(1, 6))
 def test_choices_with_times_end_in_the_same_state_in_any_order(choices: list[tuple[bool, int]], n: int) -> None:
-    """Whichever arrives first: what a choice adds depends on nothing that was learned before."""
+    """What a dated choice adds does not depend on the state before."""
     times: dict[str, int] = {}
     for granted, at in choices[:n]:
         times = merge(times, apply_claim(times, GRANT if granted else DENIAL, ChoiceDates(at, at), 10, False).times)
@@ -95,7 +95,7 @@ def test_choices_with_times_end_in_the_same_state_in_any_order(choices: list[tup
 
 
 def test_a_denial_after_a_grant_is_a_withdrawal() -> None:
-    """With known times it is; without a grant before, or without a time, it is none, but a refusal all the same."""
+    """A dated denial after a grant is a withdrawal; without a grant before, or without a time, it is a refusal only."""
     when = ChoiceDates(5, 5)
     assert apply_claim({"a.granted": 3}, DENIAL, when, 9, False) == ({"a.denied": 5}, ("a",), ("a",))
     assert apply_claim({}, DENIAL, when, 9, False) == ({"a.denied": 5}, (), ("a",))
@@ -106,7 +106,7 @@ def test_a_denial_after_a_grant_is_a_withdrawal() -> None:
 
 
 def test_signals_without_a_time_are_taken_down_once_a_day() -> None:
-    """Grants only where the policy uses them or a refusal came before, and only when they change or a day has passed."""
+    """Undated grants are stored where the policy uses them or after a refusal, and only on a change or after a day."""
     undated = ChoiceDates(0, 0)
     assert apply_claim({}, GRANT, undated, 5, False).times == {}
     assert apply_claim({}, GRANT, undated, 5, True).times == {"a.seen_granted": 5}
@@ -142,6 +142,6 @@ TODAY, YESTERDAY, TOMORROW = (MORNING, MORNING), (MORNING - DAY_MS,) * 2, (MORNI
     ],
 )
 def test_when_a_choice_counts_as_made(claim: Claim, is_choice: bool, expected: ChoiceDates) -> None:
-    """A grant at the earliest, a refusal at the latest; what cannot be read or lies ahead dates refusals only."""
+    """A grant counts from the earliest, a refusal from the latest time; unreadable and future times date refusals only."""
     assert date_choice(claim, NOON, is_choice) == expected
     assert date_choice(claim, NOON, is_choice, undated_grants_lift=True).granted_at == (expected.granted_at or NOON)

@@ -1,4 +1,4 @@
-"""Click ids and decision tokens, from what a sender posts to what leaves the gate."""
+"""Click ids and decision tokens, from a posted event to the stage's output."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ NO_PERSONALIZATION = {"cmp.analytics": "granted", "cmp.marketing": "granted", "c
 
 
 def gated(body: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    """An event posted to `/v1/events`, as it leaves the gate: its bytes and its record."""
+    """The output of the stage for an event posted to `/v1/events`: bytes and record."""
     event = own.read(body)
     assert not isinstance(event, InvalidItem)
     normaliser = Normaliser(CONTRACT, NodeKeys.derive(Secret("of a test, and long enough to be taken")))
@@ -55,13 +55,13 @@ def gated(body: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     ],
 )
 def test_no_click_id_passes_the_gate(fields: dict[str, Any]) -> None:
-    """Whatever field of an event it was put in, and though long JSON is cut before the gate reads it."""
+    """Click ids are removed from any field of an event, also from JSON that the collector has cut."""
     event = {"event_name": "page_view", "client_id": "c-1", "consent": NO_MARKETING} | fields
     assert b"SECRET" not in gated(event)[0]
 
 
 def test_no_decision_token_passes_without_personalization() -> None:
-    """Nested in properties, or in an address."""
+    """Decision tokens are removed from nested properties and addresses."""
     properties = {"answer": {"decision_token": "SECRET", "arm": 2}}
     event = {
         "event_name": "page_view", "client_id": "c-1", "page_url": "https://shop.example/?decision_token=SECRET&a=1",
