@@ -9,7 +9,7 @@ from infra.settings import Settings
 from streams.consent.decision.decide import decide
 from streams.consent.formats.evidence import SignalEvidence, SignalReader
 from streams.consent.formats.gvl import GvlFolder
-from streams.consent.ledger.ledger import DAY_MS, Moment, Times, dates, recall
+from streams.consent.ledger.ledger import DAY_MS, Moment, Times, date_choice, evaluate_state
 from streams.consent.policy import BITS, PACKAGED, Policy, load_policy
 
 PERSONALIZATION = BITS["personalization"]
@@ -76,10 +76,10 @@ class ConsentRules:
         if not times:
             return signalled.granted
         claim, memory = signalled.evidence.claim, self._policy.memory
-        granted_at = dates(claim, now_ms, is_choice=False, undated_grants_lift=memory.undated_grants_lift).granted_at
+        granted_at = date_choice(claim, now_ms, is_choice=False, undated_grants_lift=memory.undated_grants_lift).granted_at
         oldest = now_ms - memory.max_age_days * DAY_MS
         recalled = {
-            purpose: recall(times, purpose, Moment(now_ms, granted_at if purpose in claim.granted else 0, oldest))
+            purpose: evaluate_state(times, purpose, Moment(now_ms, granted_at if purpose in claim.granted else 0, oldest))
             for purpose in self._policy.purposes
         }
         return bool(decide(self._policy, EVENT, signalled.evidence, recalled).mask & PERSONALIZATION)

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from streams.consent.ledger.ledger import Times, merge
-from streams.consent.ledger.store import mark_key, marks_whole, state_key, view_key
+from streams.consent.ledger.store import mark_key, marks_complete, state_key, view_key
 
 TIMEOUT_S = 0.5
 """Seconds. A slower answer counts as none, and the decision is not personal."""
@@ -123,7 +123,7 @@ class LedgerView:
         for lookup in lookups:
             names += lookup.names
         texts: list[bytes | None] = await self._redis.mget(names)
-        complete = {partition for partition, mark in zip(partitions, texts, strict=False) if marks_whole(mark, self._server)}
+        complete = {partition for partition, mark in zip(partitions, texts, strict=False) if marks_complete(mark, self._server)}
         answers: list[list[bytes | None] | None] = []
         start = len(partitions)
         for lookup in lookups:
@@ -149,7 +149,7 @@ class LedgerView:
             marks = await self._redis.mget([mark_key(partition) for partition in self._partitions])
         except (RedisError, OSError, TimeoutError):
             return REDIS_AWAY
-        return "" if all(marks_whole(mark, self._server) for mark in marks) else INCOMPLETE
+        return "" if all(marks_complete(mark, self._server) for mark in marks) else INCOMPLETE
 
     def _report(self, problem: str) -> None:
         """Log a change of the problem that keeps decisions from being personal, and set the metric."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from streams.consent.decision.audit import ChainBreak, ChainHead, check, hash_of
+from streams.consent.decision.audit import ChainBreak, ChainHead, find_breaks, hash_of
 
 FORM = "headwater-erasure-1"
 CHAIN = 0
@@ -23,13 +23,13 @@ def next_record(head: ChainHead, erasure: Mapping[str, Any], counts: Mapping[str
     return {**record, "hash": hash_of(_sorted(record), HASHED)}
 
 
-def find_breaks(records: Iterable[Mapping[str, Any]], head: ChainHead) -> Iterator[ChainBreak]:
+def chain_breaks(records: Iterable[Mapping[str, Any]], head: ChainHead) -> Iterator[ChainBreak]:
     """Faults of records in their order; `head` is the last record written."""
-    return check(map(_sorted, records), {CHAIN: head}, HASHED)
+    return find_breaks(map(_sorted, records), {CHAIN: head}, HASHED)
 
 
 def _sorted(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "counts": dict(sorted(record["counts"].items()))}
 
 
-__all__ = ["CHAIN", "FORM", "HASHED", "ChainBreak", "ChainHead", "find_breaks", "next_record"]
+__all__ = ["CHAIN", "FORM", "HASHED", "ChainBreak", "ChainHead", "chain_breaks", "next_record"]

@@ -83,7 +83,7 @@ class PrivacyContext:
     def view_keys(self, members: Members, until: int, traces: PersonTraces) -> list[tuple[int, list[str]]]:
         """(partition, keys) of the person's states in the Redis view. Retryable."""
         keys = [f"{scope}|{node}" for scope in traces.scopes for node in members.nodes]
-        return [(at, self.states.known(at, keys, until)) for at in topic_partitions(self.settings, STATE)]
+        return [(at, self.states.keys_until(at, keys, until)) for at in topic_partitions(self.settings, STATE)]
 
 
 __all__ = ["SLOTS", "PersonTraces", "PrivacyContext"]

@@ -1,1 +1,1 @@
-"""Consent: the gate. `events.raw` in, `events.consented` out; what a visitor did not allow ends here."""
+"""Consent: decides on each event of `events.raw`, and writes to `events.consented` what the visitor allows."""

@@ -1,8 +1,9 @@
-"""Decisions in words for people who are no engineers. Pure."""
+"""Describes decisions in sentences for readers who are no engineers. Pure."""
 
 from collections.abc import Mapping
 
 from streams.consent.decision.decide import Action, ConsentDecision
+from streams.consent.formats.evidence import FORMATS, UNMAPPED_FORMAT
 from streams.consent.formats.reason import ConsentReason
 from streams.consent.policy import Regime
 
@@ -36,18 +37,9 @@ REASONS: Mapping[ConsentReason, str] = {
     "a no that is not understood is a no",
 }
 
-FORMATS: Mapping[str, str] = {
-    "tc_string": "TC string",
-    "gpp": "GPP string",
-    "gpc": "Global Privacy Control",
-    "cmp": "consent platform",
-    "consent_mode": "Consent Mode",
-    "us_privacy": "US Privacy",
-    "consent": "the consent object itself",
-    "unmapped": "a name that nothing maps",
-}
+FORMAT_LABELS: Mapping[str, str] = {row.name: row.label for row in FORMATS} | {UNMAPPED_FORMAT: "a name that nothing maps"}
 
-WORDS: Mapping[str, str] = {
+VALUES: Mapping[str, str] = {
     "grant": "yes",
     "deny": "no",
     "unconfirmed": "not confirmed by the visitor",
@@ -57,20 +49,23 @@ WORDS: Mapping[str, str] = {
 }
 
 
-def outcome(decision: ConsentDecision) -> str:
-    """What becomes of the event, as a sentence or two."""
+def describe_action(decision: ConsentDecision) -> str:
+    """What happens to the event, in one or two sentences."""
     if decision.drop_reason is None:
         return OUTCOMES[decision.action]
     return f"{OUTCOMES[decision.action]} Why: {REASONS[decision.drop_reason]}."
 
 
-def silence(regime: Regime) -> str:
-    """What the visitor's region makes of silence."""
+def describe_default(regime: Regime) -> str:
+    """What no signal means in the visitor's region."""
     if regime is Regime.OPT_OUT:
         return "In this region silence means yes, until the visitor objects."
     return "In this region silence means no, and so it does where the region is not known."
 
 
-def said(formats: Mapping[str, str]) -> str:
-    """Format -> word, as `Consent Mode: yes, TC string: no`."""
-    return ", ".join(f"{FORMATS.get(name, name)}: {WORDS.get(word, word)}" for name, word in formats.items()) or "nothing"
+def describe_values(formats: Mapping[str, str]) -> str:
+    """Values by format, as `Consent Mode: yes, TC string: no`."""
+    return (
+        ", ".join(f"{FORMAT_LABELS.get(name, name)}: {VALUES.get(value, value)}" for name, value in formats.items())
+        or "nothing"
+    )

@@ -1,4 +1,4 @@
-"""The consent policy: one YAML file, validated, and known by the hash of its content. Errors name the file and the line."""
+"""The consent policy: one YAML file, validated, identified by a hash of its content. Errors name the file and the line."""
 
 import hashlib
 import json
@@ -15,12 +15,14 @@ from pydantic_core import ErrorDetails
 
 from infra.errors import ConfigError
 from infra.parsing.region import REGION, region_of
-from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, ConsentValue, Meaning, Vocabulary
+from streams.consent.formats.consent_value import ConsentValue
+from streams.consent.formats.signal_names import CONSENT_MODE_SIGNALS
+from streams.consent.formats.vocabulary import Meaning, Vocabulary
 
 PACKAGED = Path(__file__).with_name("policy.yaml")
 
 BITS: Mapping[str, int] = MappingProxyType({"analytics": 1, "marketing": 2, "personalization": 4})
-"""Purpose -> bit of `consent_purposes`, as the contract has it."""
+"""Purpose -> bit of the column `consent_purposes`."""
 
 OnDeny = Literal["anonymise", "drop"]
 PurposeName = Literal["analytics", "marketing", "personalization"]
@@ -28,7 +30,7 @@ ModeSignal = Literal["ad_storage", "analytics_storage", "ad_user_data", "ad_pers
 SiteName = Annotated[str, Field(pattern=r"^[^|\s]{1,253}$")]
 Letter = Literal["unknown", "deny", "grant", "unconfirmed"]
 Name = Annotated[str, Field(pattern=r"^[^\s#|](.{0,126}[^\s#|])?$")]
-"""Of a choice, as a consent platform calls it: compared without regard to case, blanks, `_` and `-`."""
+"""Of a choice, as a consent platform names it; compared without regard to case, blanks, `_` and `-`."""
 
 
 GDPR_REGIONS = frozenset(
@@ -37,18 +39,18 @@ GDPR_REGIONS = frozenset(
         "PL", "PT", "RO", "SK", "SI", "ES", "SE", "IS", "LI", "NO", "GB", "CH", "GF", "GP", "MQ", "RE", "YT", "MF", "AX", "GI",
     }
 )  # fmt: skip
-"""The EEA with its outermost regions, the United Kingdom and Switzerland, as ISO 3166-1 writes them."""
+"""ISO 3166-1 codes of the EEA with its outermost regions, the United Kingdom and Switzerland."""
 
 
 class Regime(StrEnum):
-    """What silence means."""
+    """What an event without a signal means."""
 
     OPT_IN = "opt-in"
     OPT_OUT = "opt-out"
 
 
 class Purpose(BaseModel):
-    """What speaks for one purpose."""
+    """The signals of one purpose."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,7 +61,7 @@ class Purpose(BaseModel):
 
 
 class PlatformName(BaseModel):
-    """What a yes and a no under a platform's name are about, where that is not the same."""
+    """Purposes that a yes under a platform's name grants and a no denies, where they differ."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,7 +70,7 @@ class PlatformName(BaseModel):
 
 
 class SignalRules(BaseModel):
-    """How signals are read that no format defines."""
+    """How signals are read where no format says so."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -87,7 +89,7 @@ class TcfRules(BaseModel):
 
 
 class MemoryRules(BaseModel):
-    """What is remembered beyond one event."""
+    """What is stored beyond one event."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -108,7 +110,7 @@ class MemoryRules(BaseModel):
 
 
 class EventRule(BaseModel):
-    """What one kind of event needs."""
+    """What events of one name require."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -117,7 +119,7 @@ class EventRule(BaseModel):
 
 
 class PolicyFile(BaseModel):
-    """The file as written."""
+    """The content of the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -156,7 +158,7 @@ NEVER_ANONYMOUS = frozenset(
         "user_agent", "click_ids", "match_tokens", "page_url", "page_referrer", "properties",
     }
 )  # fmt: skip
-"""Fields that no policy can keep on an anonymised event."""
+"""Fields that no policy may keep on an anonymised event."""
 
 
 @dataclass(frozen=True)
@@ -170,30 +172,30 @@ class Policy:
     events: Mapping[str, EventRule]
     anonymous_fields: frozenset[str]
     click_ids: frozenset[str]
-    """In lower case; those that end with `*` are patterns."""
+    """Lower case; names that end with `*` are patterns."""
     letters: Mapping[str, ConsentValue]
     controller: str
     """Who is responsible, for the audit."""
     tcf: TcfRules
     memory: MemoryRules
     groups: Mapping[str, str]
-    """Site -> group of sites that share what is remembered."""
+    """Site -> group of sites that share stored states."""
     vocabulary: Vocabulary
     """Names of consent platforms' choices."""
     signals: SignalRules
 
     def reads(self, name: str) -> bool:
-        """Whether a signal of this name, as sent, means something here."""
+        """Whether the policy reads a signal of this name, as sent."""
         return self.vocabulary.knows(name)
 
-    def gpc_counts(self, region: str) -> bool:
-        """Whether Global Privacy Control is an objection in this region; where the region is unknown it is."""
+    def gpc_applies(self, region: str) -> bool:
+        """Whether Global Privacy Control is an objection in this region; it is where the region is unknown."""
         region = region_of(region)
         listed = self.signals.gpc_regions
         return not listed or not region or region in listed or region[:2] in listed
 
     def group(self, site: str) -> str:
-        """The group of a site: its own, without `www.`, where the policy names none."""
+        """The group of a site: the policy's, else the site itself without `www.`."""
         group = self.groups.get(site)
         if group is None:
             bare = site.removeprefix("www.")
@@ -201,19 +203,19 @@ class Policy:
         return group
 
     def sites(self, site: str) -> list[str]:
-        """Sites for which what is said of this one holds."""
+        """The sites to which a choice about this site applies."""
         group = self.group(site)
-        named = {one for one, of in self.groups.items() if of == group}
-        return sorted(named | {f"www.{one}" for one in named} if named else {group, f"www.{group}"})
+        named = {name for name, site_group in self.groups.items() if site_group == group}
+        return sorted(named | {f"www.{name}" for name in named} if named else {group, f"www.{group}"})
 
     def regime(self, region: str) -> Regime:
-        """Opt-in everywhere but in the regions that the policy lists, and where the region is unknown."""
+        """The regime of a region: opt-out where the policy lists it, else opt-in, also for an unknown region."""
         region = region_of(region)
-        known = region in self.opt_out_regions or region[:2] in self.opt_out_regions
-        return Regime.OPT_OUT if known else Regime.OPT_IN
+        opts_out = region in self.opt_out_regions or region[:2] in self.opt_out_regions
+        return Regime.OPT_OUT if opts_out else Regime.OPT_IN
 
     def under_gdpr(self, region: str) -> bool:
-        """Whether a visitor is, or may be, where the GDPR or its likes hold: an unknown region may be."""
+        """Whether the GDPR or a similar law may apply: in `GDPR_REGIONS`, and where the region is unknown."""
         region = region_of(region)
         return not region or region[:2] in GDPR_REGIONS
 
@@ -232,45 +234,45 @@ PROBLEMS = {
     "tuple_type": "must be a list, as [one, another]",
     "model_type": "must be names with values",
 }
-"""Types of pydantic's errors that are worded for its own users."""
+"""Messages for pydantic errors whose own text is for programmers, by error type."""
 
 
 def parse_policy(text: str, name: str) -> Policy:
-    """The policy in `text`. ConfigError names `name` and the line."""
+    """Parse a policy. ConfigError names `name` and the line."""
     try:
         node = yaml.compose(text, yaml.SafeLoader)
-        _refuse_doubles(node)
-        found = PolicyFile.model_validate(yaml.safe_load(text))
+        _reject_repeated_keys(node)
+        file = PolicyFile.model_validate(yaml.safe_load(text))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{name}, line {line}: {error.problem}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{name}, line 1: not YAML, or it refers to itself ({type(error).__name__})") from None
     except ValidationError as error:
-        # A misspelt name is both unknown and missing: it is the unknown one that stands in the file.
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise ConfigError(f"{name}, line {_line(node, first['loc'])}: {where or 'policy'}: {_problem(first)}") from None
-    content = json.dumps(found.model_dump(mode="json"), ensure_ascii=False)
+        # A misspelt name is both unknown and missing; the unknown one is in the file.
+        first = min(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        path = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        raise ConfigError(f"{name}, line {_line(node, first['loc'])}: {path or 'policy'}: {_problem(first)}") from None
+    content = json.dumps(file.model_dump(mode="json"), ensure_ascii=False)
     return Policy(
         hashlib.sha256(content.encode()).hexdigest()[:12],
-        MappingProxyType({str(purpose): found.purposes[purpose] for purpose in found.purposes}),
-        frozenset(found.opt_out_regions),
-        MappingProxyType(dict(found.events)),
-        frozenset(found.anonymous_fields),
-        frozenset(name.lower() for name in found.click_ids),
-        MappingProxyType({letter: ConsentValue(word) for letter, word in found.gcd_letters.items()}),
-        found.controller,
-        found.tcf,
-        found.memory,
-        MappingProxyType({site: group for group, sites in found.memory.site_groups.items() for site in sites}),
-        _vocabulary(found),
-        found.signals,
+        MappingProxyType({str(purpose): file.purposes[purpose] for purpose in file.purposes}),
+        frozenset(file.opt_out_regions),
+        MappingProxyType(dict(file.events)),
+        frozenset(file.anonymous_fields),
+        frozenset(name.lower() for name in file.click_ids),
+        MappingProxyType({letter: ConsentValue(word) for letter, word in file.gcd_letters.items()}),
+        file.controller,
+        file.tcf,
+        file.memory,
+        MappingProxyType({site: group for group, sites in file.memory.site_groups.items() for site in sites}),
+        _vocabulary(file),
+        file.signals,
     )
 
 
 def _vocabulary(file: PolicyFile) -> Vocabulary:
-    """The names under `purposes` hold for every platform, those under `platforms` for one each."""
+    """Build the vocabulary: names under `purposes` hold for every platform, those under `platforms` for one."""
     names: dict[str, Meaning] = {"all": Meaning(frozenset(file.purposes), frozenset(file.purposes))}
     for purpose, rules in file.purposes.items():
         for name in rules.cmp:
@@ -290,7 +292,7 @@ def _meaning(about: tuple[str, ...] | PlatformName, purposes: frozenset[str]) ->
 
 
 def load_policy(file: Path) -> Policy:
-    """The policy in `file`. ConfigError when it cannot be read or is wrong."""
+    """Load a policy file. ConfigError."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -302,7 +304,7 @@ def load_policy(file: Path) -> Policy:
 
 
 def _problem(error: ErrorDetails) -> str:
-    """What is wrong, in the file's terms."""
+    """A validation error in the file's terms."""
     if error["type"] == "string_pattern_mismatch" and error["loc"][0] == "opt_out_regions":
         return f"{error['input']!r} is no ISO 3166 country or part of one, as DE or US-CA"
     if isinstance(error["input"], bool):
@@ -310,31 +312,31 @@ def _problem(error: ErrorDetails) -> str:
     return PROBLEMS.get(error["type"], error["msg"])
 
 
-def _refuse_doubles(node: yaml.Node | None) -> None:
-    """YAML's loader keeps the last of two equal keys in silence; here that could widen what is allowed."""
+def _reject_repeated_keys(node: yaml.Node | None) -> None:
+    """Reject repeated keys: YAML's loader silently keeps the last, which could grant more."""
     if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
+        keys: set[str] = set()
         for key, value in node.value:
-            if key.value in seen:
+            if key.value in keys:
                 raise yaml.MarkedYAMLError(
                     problem=f"{key.value!r} stands here for the second time", problem_mark=key.start_mark
                 )
-            seen.add(key.value)
-            _refuse_doubles(value)
+            keys.add(key.value)
+            _reject_repeated_keys(value)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_doubles(item)
+            _reject_repeated_keys(item)
 
 
 def _line(node: Any, location: tuple[int | str, ...]) -> int:
-    """The line of the deepest part of `location` that the file has."""
+    """The line of the deepest part of `location` that is in the file."""
     line: int = node.start_mark.line + 1 if node is not None else 1
     for part in location:
         if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == str(part)]
-            if not found:
+            matching = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not matching:
                 break
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
+            line, node = matching[0][0].start_mark.line + 1, matching[0][1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line + 1

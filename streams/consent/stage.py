@@ -1,61 +1,52 @@
-"""The consent stage: a decision per event, its columns prepended; only what loses something is written anew.
+"""The consent stage: decides on each event, prepends the consent columns, and rewrites only events that lose something.
 
-A decision depends on the head's bytes (name, source, site, region, signals), the day and what the ledger remembers of the
-subject, so it is kept with its encoded columns, and most events cost two look-ups and a concatenation.
+A decision depends on bytes of the event's head (name, source, site, region, signals), the day, and the subject's stored state.
+It is cached with its encoded columns, so most events cost two look-ups and a concatenation.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import repeat
 from typing import Any, NamedTuple
 
 from infra.errors import ConfigError, Retryable
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, schema_id
-from schemas.fast.head_columns import MIN_BATCH
 from schemas.registry import Registry
 from streams.consent.decision.audit import ChainHead
-from streams.consent.decision.decide import Action
-from streams.consent.decision.decision_cache import (
-    KEPT_BYTES,
-    DecisionCache,
-    EncodedDecision,
-    EventContext,
-    EventSignals,
-    HeadSlices,
-    Memories,
-    OutcomeKey,
-)
+from streams.consent.decision.decision_cache import MAX_BYTES, DecisionCache, EventContext, KnownVisitor, StateValues
+from streams.consent.decision.event_head import EventHead
+from streams.consent.decision.outcome_counts import MINUTE_MS, OutcomeCounts
 from streams.consent.formats.evidence import SignalReader
 from streams.consent.formats.gvl import GvlFolder
-from streams.consent.formats.reason import ConsentReason
-from streams.consent.ledger.learning import FOR_EVER, SUBJECT_LENGTH, Event, Learner, Others
 from streams.consent.ledger.ledger import DAY_MS
-from streams.consent.ledger.ledger_writes import AUDIT, HEADS, REVOCATIONS, SIGNALS, STATE, LedgerWrites, writers
+from streams.consent.ledger.ledger_updates import NEVER, SUBJECT_LENGTH, ConsentEvent, LedgerUpdater, OtherStates
+from streams.consent.ledger.ledger_writes import (
+    AUDIT,
+    HEADS,
+    REVOCATIONS,
+    SIGNALS,
+    STATE,
+    LedgerWrites,
+    record_encoders,
+)
 from streams.consent.ledger.store import StateStore
-from streams.consent.ledger.subject_state import LedgerCache, PartitionState, Place, SubjectState, Table
-from streams.consent.policy import BITS, Policy
-from streams.consent.redaction.reference import RandomIds
-from streams.runtime.stage import BY_KEY, Batch, CountCell, Outcome, Output
+from streams.consent.ledger.subject_state import LedgerCache, PartitionState, StateKey, StateTable, SubjectState
+from streams.consent.policy import Policy
+from streams.consent.redaction.batch import BatchRedactor
+from streams.runtime.stage import BY_KEY, Batch, Outcome
 
 RAW, CONSENTED, ERASURES = "events.raw", "events.consented", "privacy.erasures"
-UNMAPPED = "unmapped"
-"""Outcome under which signals are counted that nothing maps, with their names as dimension."""
-LABELS_KEPT, LABEL_LENGTH = 200, 64
-MINUTE_MS = 60_000
-AT_ONCE = 1_000
-"""Events."""
-
-NOBODY: Any = (None, None)
+CHUNK = 1_000
+"""Events that are decided on at once; a visitor who is new in one chunk is known in the next."""
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 PolicyReader = Callable[[], Policy | None]
-"""The policy if it has changed since it was last asked for; ConfigError if it is broken now."""
+"""The policy if it has changed since the last call; ConfigError if it does not load any more."""
 
 
 class ConsentDependencies(NamedTuple):
-    """What the stage works with beside contracts and policy."""
+    """What the stage needs beside contracts and policy."""
 
     key: bytes
     """For ids of events that lose theirs."""
@@ -65,47 +56,42 @@ class ConsentDependencies(NamedTuple):
     lists: GvlFolder | None = None
     """Imported vendor lists; None where the policy names no vendor."""
     partition_of: Callable[[bytes], int] = lambda _subject: 0
-    """Subject -> partition that its own records lie on, and where its state is kept."""
+    """Subject -> partition of its own records and state."""
 
 
-Row = tuple[int, bytes | None, bytes, DecisionCache, EventContext, EventSignals, int, Table | None, tuple[bytes, ...]]
-"""One event of a batch as far as it is read: place, key, value, lineage, where, what, collector time (milliseconds UTC), what
-is known of subjects like its own (None where nothing is remembered of it), and its identifiers beside its key."""
-Tally = Counter[tuple[EventContext, OutcomeKey, int]]
-"""Events by name and kind and the minute of their collector time."""
+class PendingEvent(NamedTuple):
+    """An event of a batch whose decision needs its subject's stored state."""
 
-
-Redaction = tuple[int, int, EventContext, EncodedDecision, int]
-"""An event that loses something: its place among what is written, its place in the batch, where, decision, minute."""
+    at: int
+    """Position in the batch."""
+    key: bytes | None
+    cache: DecisionCache
+    event: ConsentEvent
+    table: StateTable | None
+    """States of the event's scope; None where nothing is stored for its key."""
+    others: tuple[bytes, ...]
+    """Its identifiers beside its key."""
 
 
 class BatchProgress:
-    """One batch of events on its way."""
+    """One batch of events in work."""
 
-    def __init__(self, batch: Batch, now: float, outcome: Outcome) -> None:
+    def __init__(self, batch: Batch, partition: PartitionState, redactor: BatchRedactor) -> None:
         self.batch = batch
-        self.now = now
-        self.outcome = outcome
-        self.written: list[Output | None] = []
-        """None where the place is kept for an event that loses something."""
-        self.counted: list[tuple[EventContext, OutcomeKey, int]] = []
-        self.anonymous: dict[DecisionCache, list[Redaction]] = {}
-        self.stripped: dict[DecisionCache, list[Redaction]] = {}
-        self.rows: list[Row] = []
-        """Events that need a closer look, in order."""
-        self.wanted: set[Place] = set()
-        """Subjects that must be looked up first."""
-        self.others: set[Place] = set()
-        """Identifiers beside keys that must be."""
+        self.partition = partition
+        self.redactor = redactor
+        self.pending: list[PendingEvent] = []
+        """In order."""
+        self.missing: set[StateKey] = set()
+        """States that the pending events need."""
+        self.missing_others: set[StateKey] = set()
+        """The same of their other identifiers."""
+        self.misses = 0
+        """Events whose signals were not cached."""
 
-    def pass_less(self, lineage: DecisionCache, less: Redaction) -> None:
-        """Keep a place for an event that loses something; one that loses everything needs none."""
-        _, _, where, decided, minute = less
-        if decided.drops:
-            self.counted.append((where, decided.kind, minute))
-        else:
-            (self.anonymous if decided.anonymises else self.stripped).setdefault(lineage, []).append(less)
-            self.written.append(None)
+    def clear_pending(self) -> None:
+        """Begin the next chunk."""
+        self.pending, self.missing, self.missing_others = [], set(), set()
 
 
 class ConsentStage:
@@ -116,301 +102,214 @@ class ConsentStage:
     broadcast: tuple[str, ...] = (ERASURES,)
     restore: tuple[str, ...] = (HEADS,)
 
-    def __init__(self, registry: Registry, policy: Policy, kit: ConsentDependencies) -> None:
+    def __init__(self, registry: Registry, policy: Policy, dependencies: ConsentDependencies) -> None:
         self._registry = registry
-        self._writers = writers(registry)
-        self._key = kit.key
-        self._metrics = kit.metrics
-        self._changed = kit.changed
-        self._lists = kit.lists
-        self._standings = LedgerCache(kit.states, kit.metrics, kit.partition_of)
+        self._encoders = record_encoders(registry)
+        self._key = dependencies.key
+        self._metrics = dependencies.metrics
+        self._changed = dependencies.changed
+        self._lists = dependencies.lists
+        self._ledger = LedgerCache(dependencies.states, dependencies.metrics, dependencies.partition_of)
+        self._counts = OutcomeCounts(dependencies.metrics)
         self._announced: set[int] = set()
-        self._labels: set[str] = set()
+        """Partitions whose audit names the policy in force."""
         self._enforce(policy)
 
     def _enforce(self, policy: Policy) -> None:
         self._policy = policy
         self._reader = SignalReader(policy, self._lists)
-        self._learner = Learner(self._registry, policy, self._reader, self._standings)
-        self._lineages: dict[bytes, DecisionCache] = {}
+        self._updater = LedgerUpdater(self._registry, policy, self._reader, self._ledger)
+        self._caches: dict[bytes, DecisionCache] = {}
+        """By header of the event, which names its contract."""
         self._announced.clear()
-        self._standings.forget()
+        self._ledger.drop_all()
 
     # -- batches
 
     def handle(self, batch: Batch, now: float) -> Outcome:
         """Decide on one batch. Retryable for a contract nobody knows yet, and while the ledger is away."""
         outcome = Outcome()
-        holding = self._standings.holding(batch.partition)
-        entries = LedgerWrites(self._writers, self._policy, batch.partition, holding.head)
+        partition = self._ledger.partition(batch.partition)
+        writes = LedgerWrites(self._encoders, self._policy, batch.partition, partition.head)
         at = int(now * 1000)
         try:
-            self._standings.trim(batch.partition, now)
+            self._ledger.trim(batch.partition, now)
             if batch.topic == SIGNALS:
-                outcome.passed, broken = self._learner.take(batch, holding, entries)
-                for place, detail in broken:
-                    outcome.dead_letter(place, detail, now)
+                outcome.passed, broken = self._updater.apply_signals(batch, partition, writes)
+                for position, detail in broken:
+                    outcome.dead_letter(position, detail, now)
             else:
-                self._take_events(outcome, batch, entries, now)
+                self._decide_batch(outcome, batch, writes, now)
         except BaseException:
-            # What was looked up may have been changed by a batch that comes again: look it up anew.
-            self._standings.drop(batch.partition)
+            # The batch comes again and may have changed what was looked up: look it up anew.
+            self._ledger.drop(batch.partition)
             raise
         if batch.partition not in self._announced:
-            entries.policy_in_force(at)
+            writes.audit_policy(at)
             self._announced.add(batch.partition)
-        for topic, made in entries.trays().items():
-            outcome.out.setdefault(topic, []).extend(made)
-        holding.head = entries.head
-        if entries.states:
-            outcome.after_commit.append(self._standings.saving(batch.partition, entries.states, at))
+        for topic, outputs in writes.outputs().items():
+            outcome.out.setdefault(topic, []).extend(outputs)
+        partition.head = writes.head
+        if writes.states:
+            outcome.after_commit.append(self._ledger.save_after_commit(batch.partition, writes.states, at))
         return outcome
 
-    def _take_events(self, outcome: Outcome, batch: Batch, entries: LedgerWrites, now: float) -> None:
-        """Events of visitors who say what they said before go at once, the others after a look-up; a key's in their order.
-
-        A few at a time, so that a visitor met in a batch is known in the rest of it.
-        """
-        work = BatchProgress(batch, now, outcome)
-        for start in range(0, len(batch), AT_ONCE):
-            self._recognise(work, range(start, min(start + AT_ONCE, len(batch))))
-            self._standings.load(batch.partition, work.wanted)
-            self._standings.load_others(batch.partition, work.others)
-            self._look_closer(work, entries)
-        self._write_less(work)
-        written = list(filter(None, work.written))
+    def _decide_batch(self, outcome: Outcome, batch: Batch, writes: LedgerWrites, now: float) -> None:
+        """Decide on events of known visitors at once, on the others after a look-up; events of one key stay in order."""
+        redactor = BatchRedactor(batch, outcome, now, self._key)
+        progress = BatchProgress(batch, self._ledger.partition(batch.partition), redactor)
+        for start in range(0, len(batch), CHUNK):
+            progress.clear_pending()
+            for at, error in self._decide_known(progress, range(start, min(start + CHUNK, len(batch)))):
+                outcome.dead_letter(at, error, now)
+            self._ledger.load(batch.partition, progress.missing)
+            self._ledger.load_others(batch.partition, progress.missing_others)
+            for pending in progress.pending:
+                self._decide_pending(progress, pending, writes)
+        redactor.write_redacted()
+        written = list(filter(None, redactor.written))
         outcome.out.setdefault(CONSENTED, []).extend(written)
         outcome.passed = len(written)
-        self._count(Counter(work.counted), outcome, entries)
+        self._counts.count(Counter(redactor.counted), outcome, writes)
+        self._metrics.count("headwater_consent_signals_total", len(batch) - progress.misses, cache="hit")
+        self._metrics.count("headwater_consent_signals_total", progress.misses, cache="miss")
 
-    def _recognise(self, work: BatchProgress, places: range) -> None:
-        batch, misses = work.batch, 0
-        work.rows, work.wanted, work.others = [], set(), set()
-        keys = batch.keys[places.start : places.stop]
-        values: Any = batch.values[places.start : places.stop]
-        if not all(values):
-            values = [value or b"" for value in values]
-        common = self._lineages.get(values[0][:HEADER_BYTES])
-        heads = repeat(None) if common is None or len(values) < MIN_BATCH else common.heads(values)
-        holding, write, count = self._standings.holding(batch.partition), work.written.append, work.counted.append
-        visitors = holding.visitors
-        met: dict[bytes | None, tuple[DecisionCache, EventSignals]] = {}
-        for at, key, value, head in zip(places, keys, values, heads, strict=False):
+    def _decide_known(self, progress: BatchProgress, positions: range) -> list[tuple[int, str]]:
+        """Decide on events whose visitor sent the same signals before, queue the others, and return what is broken."""
+        broken: list[tuple[int, str]] = []
+        visitors, redactor = progress.partition.visitors, progress.redactor
+        written, counted = redactor.written.append, redactor.counted.append
+        keys = progress.batch.keys[positions.start : positions.stop]
+        values = [value or b"" for value in progress.batch.values[positions.start : positions.stop]]
+        common = self._caches.get(values[0][:HEADER_BYTES])
+        heads = [None] * len(values) if common is None else common.head.read_many(values)
+        for at, key, value, early_head in zip(positions, keys, values, heads, strict=True):
             try:
-                lineage, name_at, name_end, region_at, time = head or self._alone(value)
-                name = value[name_at:name_end]
-                where = lineage.wheres.get(name) or lineage.where(name)
-                visitor = visitors.get(key)  # type: ignore[arg-type] # None is nobody's key
-                if visitor is not None:
-                    known, what, group, since, until, by_rule = visitor
-                    if (
-                        value.startswith(what.alone, region_at)
-                        and known is lineage
-                        and where.group == group
-                        and since <= time < until
-                        and where.ordinary
-                        and (decided := by_rule.get(where.rule)) is not None
-                    ):
-                        if decided.passes:
-                            write((key, value.replace(lineage.header, decided.prefix, 1), BY_KEY))
-                            count((where, decided.kind, time // MINUTE_MS))
-                        else:
-                            work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
-                        continue
-                    # Its next events in this batch must not overtake this one.
-                    del visitors[key]  # type: ignore[arg-type]
-                known, what = met.get(key, NOBODY)
-                if known is not lineage or not (what.begins <= time < what.ends and value.startswith(what.said, region_at)):
-                    day = time // DAY_MS
-                    said = value[region_at : lineage.said_ends(value, region_at)[-1]]
-                    found = lineage.whats.get((day, said))
-                    misses += found is None
-                    what = found or lineage.what(day, said)
-                    met[key] = lineage, what
-                subjects = self._subjects(work, holding, (lineage, where, what), key, value[region_at:])
+                cache = common if early_head and common else self._find_cache(value)
+                head = early_head or cache.head.read_one(value)
+                context, decision = cache.decide_again(value, head, visitors.get(key))
+                if decision is None:
+                    # Later events of this visitor in the batch must not overtake this one.
+                    visitors.pop(key, None)
+                    self._queue_event(progress, at, cache, context, head)
+                elif decision.passes:
+                    written((key, value.replace(cache.header, decision.prefix, 1), BY_KEY))
+                    counted((context, decision.key, head[3] // MINUTE_MS))
+                else:
+                    redactor.defer_redaction(at, cache, context, decision, head[3] // MINUTE_MS)
             except Undecodable as error:
-                work.outcome.dead_letter(at, str(error), work.now)
-                continue
-            work.rows.append((at, key, value, lineage, where, what, time, *subjects))
-        self._metrics.count("headwater_consent_signals_total", len(places) - misses, cache="hit")
-        self._metrics.count("headwater_consent_signals_total", misses, cache="miss")
+                broken.append((at, str(error)))
+        return broken
 
-    def _subjects(
-        self,
-        work: BatchProgress,
-        holding: PartitionState,
-        read: tuple[DecisionCache, EventContext, EventSignals],
-        key: bytes | None,
-        value: bytes,
-    ) -> tuple[Table | None, tuple[bytes, ...]]:
-        """What is known of subjects like this event's, and its identifiers beside its key; what is not known is wanted.
+    def _find_cache(self, value: bytes) -> DecisionCache:
+        """The cache for an event's contract. Undecodable for what is no event, Retryable for an unknown contract."""
+        return self._caches.get(value[:HEADER_BYTES]) or self._open_cache(value)
 
-        `value`: the event from its region on. Undecodable.
-        """
-        lineage, where, what = read
-        if key is None or len(key) != SUBJECT_LENGTH or where.heartbeat:
-            return None, ()
-        scope = where.scopes[what.regime]
-        # A refusal is taken down under every regime.
-        scopes = where.scopes.values() if what.refuses else (scope,)
-        work.wanted.update((one, key) for one in scopes if key not in holding.table(one))
-        if value.startswith(what.alone) and value.startswith(key, len(what.alone)):
-            return holding.table(scope), ()
-        others = tuple(node for node in lineage.identifiers(value, len(what.said)) if node != key)
-        work.others.update((one, node) for one in scopes for node in others if (one, node) not in holding.others)
-        return holding.table(scope), others
-
-    def _look_closer(self, work: BatchProgress, entries: LedgerWrites) -> None:
-        holding = self._standings.holding(work.batch.partition)
-        visitors = holding.visitors
-        for at, key, value, lineage, where, what, time, table, others in work.rows:
-            decided = what.decided.get(where.rule) or lineage.decided(where, what)
-            if table is not None and key is not None:
-                standing, until = self._learned(holding, (where, what, time), key, entries)
-                memories: Memories = ()
-                known = self._others(holding, (where, what, time), others, entries) if others else ()
-                if known or (standing is not None and (standing.refuses or not decided.settled)):
-                    memories = self._learner.recall((where, what, time), standing, known)
-                    if memories:
-                        decided = lineage.recalled(where, what, memories)
-                if not others and where.ordinary and len(what.said) <= KEPT_BYTES:
-                    visitors[key] = (lineage, what, where.group, time, min(what.ends, until), what.by_rule(memories))
-            if decided.passes:
-                work.written.append((key, value.replace(lineage.header, decided.prefix, 1), BY_KEY))
-                work.counted.append((where, decided.kind, time // MINUTE_MS))
-            else:
-                work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
-
-    def _learned(
-        self, holding: PartitionState, event: Event, key: bytes, entries: LedgerWrites
-    ) -> tuple[SubjectState | None, int]:
-        """What is remembered of an event's key, the event included, and the collector time until which the same is no news."""
-        where, what, _ = event
-        standing = holding.tables[where.scopes[what.regime]][key]
-        undated = what.speaks and standing is not None and standing.refuses_undated
-        if not (what.learnable or undated or (what.speaks and where.is_choice)):
-            return standing, FOR_EVER
-        if where.is_choice or not self._is_known(holding, event, key):
-            standing = self._learner.learn(event, holding.tables, key, entries)
-            holding.refresh_others(key)
-        return standing, 0 if standing is None else standing.until
-
-    def _is_known(self, holding: PartitionState, event: Event, key: bytes) -> bool:
-        """Whether an event tells nothing new of its key: under its own regime, and a refusal without a time under each."""
-        where, what, time = event
-        everywhere = what.refuses and not what.dated
-        scopes = where.scopes.values() if everywhere else (where.scopes[what.regime],)
-        standings = [holding.tables[scope][key] for scope in scopes]
-        return all(standing is not None and standing.knows(what.number, time) for standing in standings)
-
-    def _others(self, holding: PartitionState, event: Event, nodes: Iterable[bytes], entries: LedgerWrites) -> Others:
-        """What is remembered of an event's identifiers beside its key; what it chooses is said of them too."""
-        where, what, _ = event
-        scope = where.scopes[what.regime]
-        if what.speaks:
-            self._learner.tell_others(event, nodes, holding.others, entries)
-        return [(node, holding.others[scope, node]) for node in nodes]
-
-    def _write_less(self, work: BatchProgress) -> None:
-        """The events that lose something, many together, each in its place."""
-        for way, tray in ((self._anonymise, work.anonymous), (self._strip, work.stripped)):
-            for lineage, less in tray.items():
-                for start in range(0, len(less), AT_ONCE):
-                    way(work, lineage, less[start : start + AT_ONCE])
-
-    def _anonymise(self, work: BatchProgress, lineage: DecisionCache, less: list[Redaction]) -> None:
-        batch, rewriter = work.batch, lineage.rewriter
-        values = [batch.values[at] or b"" for _, at, *_ in less]
-        unlinkable = RandomIds(self._key, batch.topic_id, batch.partition)
-        ids = [unlinkable.of(batch.offsets[at]) for _, at, *_ in less]
-        data = rewriter.anonymise_many(values, ids)
-        for (place, at, where, decided, minute), value, new_id, made in zip(less, values, ids, data, strict=True):
-            try:
-                datum = made or rewriter.anonymise(value, new_id)
-            except Undecodable as error:
-                work.outcome.dead_letter(at, str(error), work.now)
-            else:
-                work.written[place] = (new_id.encode(), decided.prefix + datum, BY_KEY)
-                work.counted.append((where, decided.kind, minute))
-
-    def _strip(self, work: BatchProgress, lineage: DecisionCache, less: list[Redaction]) -> None:
-        batch, rewriter = work.batch, lineage.rewriter
-        unlinkable = RandomIds(self._key, batch.topic_id, batch.partition)
-        values = [batch.values[at] or b"" for _, at, *_ in less]
-        for (place, at, where, decided, minute), value, ends in zip(less, values, rewriter.ends(values), strict=True):
-            mask, key = decided.decision.mask, batch.keys[at]
-            try:
-                datum = rewriter.strip(value, mask, ends)
-            except Undecodable as error:
-                work.outcome.dead_letter(at, str(error), work.now)
-            else:
-                if not mask & BITS["analytics"] and not decided.kind.heartbeat:
-                    # The key is a pseudonym, and pseudonyms are analytics.
-                    key = unlinkable.of(batch.offsets[at]).encode()
-                work.written[place] = (key, decided.prefix + datum, BY_KEY)
-                work.counted.append((where, decided.kind, minute))
-
-    def _alone(self, value: bytes) -> HeadSlices:
-        """The head of a record that was not read together with others. Undecodable, Retryable."""
+    def _open_cache(self, value: bytes) -> DecisionCache:
         if not value:
             raise Undecodable("tombstone")
-        return (self._lineages.get(value[:HEADER_BYTES]) or self._lineage(value)).head(value)
-
-    def _lineage(self, value: bytes) -> DecisionCache:
-        """Raises Undecodable where there is no frame, Retryable where its contract is not known yet."""
         try:
-            read = self._registry.by_id(schema_id(value))
-            if read.topic != RAW:
-                raise Undecodable(f"a record of {read.topic}")
-            found = DecisionCache(read, self._registry.derived(read.id, CONSENTED), self._policy, self._reader)
+            contract = self._registry.by_id(schema_id(value))
+            if contract.topic != RAW:
+                raise Undecodable(f"a record of {contract.topic}")
+            cache = DecisionCache(contract, self._registry.derived(contract.id, CONSENTED), self._policy, self._reader)
         except UnknownContract as error:
             raise Retryable(str(error)) from error
-        self._lineages[value[:HEADER_BYTES]] = found
-        return found
+        self._caches[value[:HEADER_BYTES]] = cache
+        return cache
 
-    # -- counts and audit
+    def _queue_event(
+        self, progress: BatchProgress, at: int, cache: DecisionCache, context: EventContext, head: EventHead
+    ) -> None:
+        """Queue an event, and note which stored states its decision needs. Undecodable."""
+        key, value = progress.batch.keys[at], progress.batch.values[at] or b""
+        _, _, region_at, time = head
+        end = cache.head.signals_end(value, region_at)
+        day, data = time // DAY_MS, value[region_at:end]
+        signals = cache.signals.get((day, data))
+        if signals is None:
+            progress.misses += 1
+            signals = cache.read_signals(day, data)
+        event = ConsentEvent(context, signals, time)
+        table: StateTable | None = None
+        others: tuple[bytes, ...] = ()
+        if key is not None and len(key) == SUBJECT_LENGTH and not context.heartbeat:
+            partition, scope = progress.partition, event.scope
+            table = partition.table(scope)
+            # A refusal is stored under every regime.
+            scopes = tuple(event.scopes) if signals.refuses else (scope,)
+            progress.missing.update(StateKey(each, key) for each in scopes if key not in partition.table(each))
+            if not value.startswith(signals.sole_identifier + key, region_at):
+                others = tuple(node for node in cache.head.identifiers(value, end) if node != key)
+                keys = (StateKey(each, node) for each in scopes for node in others)
+                progress.missing_others.update(state_key for state_key in keys if state_key not in partition.others)
+        progress.pending.append(PendingEvent(at, key, cache, event, table, others))
 
-    def _count(self, tally: Tally, outcome: Outcome, entries: LedgerWrites) -> None:
-        for (where, kind, at), n in tally.items():
-            if kind.heartbeat:
-                continue
-            decision, start = kind.decision, at * MINUTE_MS
-            if decision.drop_reason is not None:
-                outcome.dropped[decision.drop_reason.value] += n
-            outcome.counts[CountCell(start, where.source, where.event_name, kind.outcome)] += n
-            if kind.fingerprint:
-                set_up = (("site", where.site), *kind.fingerprint)
-                outcome.counts[CountCell(start, where.source, "", "fingerprint", set_up)] += n
-            for name in kind.unmapped:
-                outcome.counts[CountCell(start, where.source, "", UNMAPPED, (("name", name[:LABEL_LENGTH]),))] += n
-                label = {"source": where.source, "name": self._label(name[:LABEL_LENGTH])}
-                self._metrics.count("headwater_consent_unmapped_total", n, **label)
-            for section in kind.unreadable_sections:
-                self._metrics.count("headwater_consent_gpp_unreadable_total", n, section=str(section))
-            if decision.action is not Action.PASS:
-                entries.denied(where.site, start, decision.action, kind.reasons, n)
-            for ruling in decision.rulings:
-                if ruling.reason is ConsentReason.CONFLICT:
-                    self._metrics.count("headwater_consent_conflicts_total", n, purpose=ruling.purpose)
+    def _decide_pending(self, progress: BatchProgress, pending: PendingEvent, writes: LedgerWrites) -> None:
+        """Decide on an event under its subject's stored state, update the state, and remember the visitor."""
+        at, key, cache, event, table, others = pending
+        context, signals, time = event
+        values: StateValues = ()
+        decision = signals.decisions.get(context.rule) or cache.decide_event(context, signals)
+        if table is not None and key is not None:
+            partition = progress.partition
+            state, until = self._update_state(partition, event, key, writes)
+            other_states = self._update_others(partition, event, others, writes) if others else ()
+            if other_states or (state is not None and (state.refuses or not decision.settled)):
+                values = self._updater.evaluate_states(event, state, other_states)
+                decision = cache.decide_event(context, signals, values)
+            if not others and context.ordinary and len(signals.data) <= MAX_BYTES:
+                decisions = signals.decisions_for(values)
+                partition.visitors[key] = KnownVisitor(cache, signals, context.group, time, min(signals.ends, until), decisions)
+        if decision.passes:
+            value = progress.batch.values[at] or b""
+            progress.redactor.written.append((key, value.replace(cache.header, decision.prefix, 1), BY_KEY))
+            progress.redactor.counted.append((context, decision.key, time // MINUTE_MS))
+        else:
+            progress.redactor.defer_redaction(at, cache, context, decision, time // MINUTE_MS)
 
-    def _label(self, name: str) -> str:
-        """A name that senders choose, as a metric's label: only so many different ones."""
-        if name not in self._labels and len(self._labels) >= LABELS_KEPT:
-            return "other"
-        self._labels.add(name)
-        return name
+    def _update_state(
+        self, partition: PartitionState, event: ConsentEvent, key: bytes, writes: LedgerWrites
+    ) -> tuple[SubjectState | None, int]:
+        """The state of an event's key, the event included, and the collector time until which the same signals add nothing."""
+        context, signals, _ = event
+        state = partition.tables[event.scope][key]
+        undated = signals.speaks and state is not None and state.refuses_undated
+        if not (signals.learnable or undated or (signals.speaks and context.is_choice)):
+            return state, NEVER
+        if context.is_choice or not self._is_known(partition, event, key):
+            state = self._updater.record_choice(event, partition.tables, key, writes)
+            partition.refresh_others(key)
+        return state, 0 if state is None else state.until
+
+    def _is_known(self, partition: PartitionState, event: ConsentEvent, key: bytes) -> bool:
+        """Whether an event adds nothing to its key's state under its own regime; an undated refusal, under any."""
+        everywhere = event.signals.refuses and not event.signals.dated
+        scopes = event.scopes if everywhere else (event.scope,)
+        states = [partition.tables[scope][key] for scope in scopes]
+        return all(state is not None and state.knows(event.signals.number, event.time) for state in states)
+
+    def _update_others(
+        self, partition: PartitionState, event: ConsentEvent, nodes: Iterable[bytes], writes: LedgerWrites
+    ) -> OtherStates:
+        """The states of an event's other identifiers; the event's choice is published for them."""
+        if event.signals.speaks:
+            self._updater.publish_to_others(event, nodes, partition.others, writes)
+        return [(node, partition.others[StateKey(event.scope, node)]) for node in nodes]
 
     # -- the runtime's other calls
 
-    def on_tick(self, now: float) -> Outcome:  # noqa: ARG002 - the policy file's own clock decides
-        """Take up a changed policy, and open the views of the worker's partitions: decisions read them too, where no event
-        comes. Retryable while the ledger is away."""
+    def on_tick(self, now: float) -> Outcome:  # noqa: ARG002 - the policy file has its own clock
+        """Enforce a changed policy, and open views that no batch has opened: decisions read them too.
+
+        Retryable while the ledger is away.
+        """
         self._follow_policy()
-        self._standings.open_views()
+        self._ledger.open_views()
         return Outcome()
 
     def _follow_policy(self) -> None:
-        """A broken policy changes nothing and is said loudly."""
+        """Enforce a changed policy. One that does not load changes nothing, and is counted and logged."""
         try:
             policy = self._changed()
         except ConfigError as error:
@@ -423,22 +322,22 @@ class ConsentStage:
             self._enforce(policy)
 
     def on_broadcast(self, topic: str, records: KeyValues) -> None:  # noqa: ARG002 - it follows one topic
-        """Somebody was erased: what is known of subjects is looked up anew, and is not there any more."""
+        """Look every subject up anew after an erasure."""
         if any(value is not None for _, value in records):
-            self._standings.forget()
+            self._ledger.drop_all()
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:  # noqa: ARG002 - it restores one topic
-        """The end of a partition's audit chain."""
+        """Take over the head of a partition's audit chain."""
         head = None
         for _, value in records:
             if value is not None:
-                record = decode(self._registry, value)[1]
+                record: dict[str, Any] = decode(self._registry, value)[1]
                 head = ChainHead(record["seq"], record["hash"])
-        self._standings.restore(partition, head)
+        self._ledger.restore(partition, head)
 
     def on_revoke(self, partition: int) -> None:
-        """Forget what was looked up for a partition."""
-        self._standings.revoke(partition)
+        """Forget a partition."""
+        self._ledger.revoke(partition)
         self._announced.discard(partition)
 
 

@@ -17,8 +17,7 @@ from infra.ops.topics import apply
 from infra.settings import Settings
 from schemas.codec import HeadReader, decode
 from schemas.registry import Registry
-from streams.consent.decision.audit import ChainHead
-from streams.consent.decision.audit import check as check_chains
+from streams.consent.decision.audit import ChainHead, find_breaks
 from tests.broker.chaos import Chaos
 from tests.broker.copying import behind, read_committed
 
@@ -137,7 +136,7 @@ def check_entries(settings: Settings) -> None:
     )
     audit.sort(key=lambda record: (record["chain"], record["seq"]))
     last = {record["chain"]: ChainHead(record["seq"], record["hash"]) for record in heads}
-    assert list(check_chains(audit, last)) == []
+    assert list(find_breaks(audit, last)) == []
     assert len(last) == settings.partitions
     changes = [record for record in audit if record["kind"] == "state"]
     assert len(changes) == len(states) > 1_000

@@ -10,7 +10,7 @@ import clickhouse_connect
 import typer
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from consumers.privacy.audit import HASHED, ChainBreak, ChainHead, find_breaks
+from consumers.privacy.audit import HASHED, ChainBreak, ChainHead, chain_breaks
 from consumers.privacy.context import SLOTS, PrivacyContext
 from consumers.privacy.erasure import erasure_members, read_proofs
 from consumers.privacy.session import (
@@ -121,7 +121,7 @@ def chain_faults(context: PrivacyContext) -> list[ChainBreak]:
     # The last proof may have been written a moment ago.
     while _last_loaded(context.settings) < head.seq and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    return [*find_breaks(records, head), *find_breaks(read_loaded_proofs(context.settings), head)]
+    return [*chain_breaks(records, head), *chain_breaks(read_loaded_proofs(context.settings), head)]
 
 
 def _last_loaded(settings: Settings) -> int:

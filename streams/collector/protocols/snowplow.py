@@ -24,7 +24,7 @@ from streams.collector.fields.repeated_keys import all_values, loads
 from streams.collector.protocols.snowplow_consent import VENDOR, add_choices, is_consent_schema
 from streams.collector.signals.field_roles import OBJECTS
 from streams.collector.signals.signals import SignalBuilder
-from streams.consent.formats.signals import fold
+from streams.consent.formats.signal_names import fold
 
 PROTOCOL = "snowplow"
 POST_PATH = "/com.snowplowanalytics.snowplow/tp2"

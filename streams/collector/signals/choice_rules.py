@@ -14,9 +14,12 @@ from streams.collector.write_keys import WriteKeyStore
 from streams.consent.formats import gpp
 from streams.consent.formats import tc_string as tcstring
 from streams.consent.formats.consent_mode import consent_mode
-from streams.consent.formats.evidence import FINAL_STATUS, NO, YES, SignalReader
-from streams.consent.formats.gpc import gpc_word
-from streams.consent.formats.signals import ConsentValue, SignalSet, standard_name, word_of
+from streams.consent.formats.consent_value import ConsentValue, parse_value
+from streams.consent.formats.evidence import SignalReader
+from streams.consent.formats.gpc import parse_gpc
+from streams.consent.formats.signal_names import standard_name
+from streams.consent.formats.signal_set import SignalSet
+from streams.consent.formats.tcf import FINAL_STATUS, NO, YES
 from streams.consent.policy import Policy, Regime
 
 MAX_SITES = 4_096
@@ -116,19 +119,19 @@ def _expected_value(name: str, value: str, policy: Policy) -> str:
         parts = SignalSet({name: value}, policy.vocabulary)
         return (
             GRANTED_OR_DENIED
-            if parts.unreadable or any(choice.word is ConsentValue.INVALID for choice in parts.choices)
+            if parts.unreadable or any(choice.value is ConsentValue.INVALID for choice in parts.choices)
             else ""
         )
     if standard.startswith("cm."):
-        return "" if word_of(text) is not ConsentValue.INVALID else GRANTED_OR_DENIED
+        return "" if parse_value(text) is not ConsentValue.INVALID else GRANTED_OR_DENIED
     return "" if _is_readable(standard, text, policy) else EXPECTED[standard]
 
 
 def _has_decision(signals: Mapping[str, str], policy: Policy, now_ms: int) -> bool:
     """Return whether the signals grant or deny any purpose. Flags that are `-` and a `gpc` of 0 do neither."""
     reader = SignalReader(policy)
-    evidence = (reader.hear(regime, signals, now_ms) for regime in Regime)
-    return any(formats for regime_evidence in evidence for formats in regime_evidence.heard.values())
+    evidence = (reader.read_under(regime, signals, now_ms) for regime in Regime)
+    return any(formats for regime_evidence in evidence for formats in regime_evidence.results.values())
 
 
 def _is_readable(standard: str, text: str, policy: Policy) -> bool:
@@ -136,9 +139,9 @@ def _is_readable(standard: str, text: str, policy: Policy) -> bool:
         words = consent_mode({standard: [text]}, policy.letters)
         return ConsentValue.INVALID not in words.values()
     if standard == "gpc":
-        return bool(text) and gpc_word(text) is not ConsentValue.INVALID
+        return bool(text) and parse_gpc(text) is not ConsentValue.INVALID
     if standard == "us_privacy":
-        return bool(text) and gpp.usp_word(text) is not ConsentValue.INVALID
+        return bool(text) and gpp.parse_us_privacy(text) is not ConsentValue.INVALID
     if standard == "gdpr_applies":
         return text.lower() in YES | NO
     if standard == "tc_event_status":

@@ -6,7 +6,8 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, fold, is_objection
+from streams.consent.formats.signal_names import CONSENT_MODE_SIGNALS, fold
+from streams.consent.formats.vocabulary import is_objection
 
 MAX_NAME = 1_024  # characters: cut further once it is masked, because half an address is not recognised
 MAX_CACHED_FIELDS = 8_192  # names of fields that are remembered

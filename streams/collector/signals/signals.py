@@ -22,7 +22,7 @@ from streams.collector.signals.field_roles import (
     find_signal_fields,
     is_flag,
 )
-from streams.consent.formats.signals import WHOLE, fold
+from streams.consent.formats.signal_names import WHOLE, fold
 
 MAX_JSON = 8_192  # characters of a value that is written as JSON
 MAX_LEVELS = 4  # names that a flattened name may be made of

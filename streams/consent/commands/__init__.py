@@ -1,1 +1,1 @@
-"""Further commands of the consent gate."""
+"""Commands of the consent room beside its worker."""

@@ -21,7 +21,7 @@ from streams.collector.event import InvalidItem
 from streams.collector.fields.repeated_keys import loads
 from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import own
-from streams.consent import messages as worded
+from streams.consent import messages
 from streams.consent.commands.gvl import app as gvl_app
 from streams.consent.commands.simulate import simulate_command
 from streams.consent.commands.verify import verify_command
@@ -56,27 +56,30 @@ def consent() -> None:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One event under one policy."""
+    """What one policy does with one event."""
 
     policy: Policy
     regime: Regime
     decision: ConsentDecision
     words: dict[str, dict[str, str]]
-    """Purpose -> format -> what it says; formats that say nothing are left out."""
+    """Purpose -> format -> value; formats that say nothing are left out."""
     fields: list[tuple[str, str, str]]
-    """(field, purpose, what happens to it) for each field that holds something."""
+    """(field, purpose, what happens to it) for each field that is not empty."""
     unread: list[str]
-    """Names of its signals that mean nothing to this policy."""
+    """Names of its signals that the policy does not map."""
 
 
 def explain(policy: Policy, shape: ContractShape, record: Record, lists: GvlFolder | None = None) -> Explanation:
-    """What the stage would do with `record`, of a subject of whom nothing is remembered. `lists`: imported vendor lists."""
+    """What the stage does with `record`, of a subject without a stored state. `lists`: imported vendor lists."""
     evidence = SignalReader(policy, lists).read(record["region"], record["signals"], record["collector_ts"])
     decision = exempt(policy) if record["heartbeat"] else decide(policy, record["event_name"], evidence)
-    words = {name: {where: one.word.value for where, one in formats.items()} for name, formats in evidence.heard.items()}
-    left = _left(policy, shape, record, decision)
+    words = {
+        name: {format_name: result.value.value for format_name, result in formats.items()}
+        for name, formats in evidence.results.items()
+    }
+    redacted = _redact(policy, shape, record, decision)
     fields = [
-        (name, shape.purposes[name], _fate(name, record[name], left[name] if left else None))
+        (name, shape.purposes[name], _fate(name, record[name], redacted[name] if redacted else None))
         for name in record
         if record[name] != shape.empty[name]
     ]
@@ -84,7 +87,7 @@ def explain(policy: Policy, shape: ContractShape, record: Record, lists: GvlFold
     return Explanation(policy, evidence.regime, decision, words, fields, unread)
 
 
-def _left(policy: Policy, shape: ContractShape, record: Record, decision: ConsentDecision) -> Record | None:
+def _redact(policy: Policy, shape: ContractShape, record: Record, decision: ConsentDecision) -> Record | None:
     if decision.action is Action.DROP:
         return None
     if decision.action is Action.ANONYMISE:
@@ -105,27 +108,26 @@ def _fate(name: str, before: Any, after: Any) -> str:
 
 
 def read_event(file: Path, registry: Registry, region: str = "") -> Record:
-    """An event from JSON: what one sends to `/v1/events`, and from where; or, where it has a field that only `events.raw` has,
-    any fields of that, and what is missing is empty. ConfigError words what is wrong."""
+    """Read an event from JSON: a body of `/v1/events`, or fields of `events.raw`. ConfigError."""
     contract = registry.latest("events.raw")
     try:
-        said = loads(file.read_text(encoding="utf-8").encode())
+        fields = loads(file.read_text(encoding="utf-8").encode())
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: not UTF-8") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from None
-    if not isinstance(said, dict):
+    if not isinstance(fields, dict):
         raise ConfigError(f"{file}: an event is a JSON object")
-    if "consent" in said or (set(contract.names) - own.MAPPED_FIELDS).isdisjoint(said):
-        return _collected(file, said, contract, region)
+    if "consent" in fields or (set(contract.names) - own.MAPPED_FIELDS).isdisjoint(fields):
+        return _collected(file, fields, contract, region)
     if region:
-        said["region"] = region
-    unknown = sorted(set(said) - set(contract.names))
+        fields["region"] = region
+    unknown = sorted(set(fields) - set(contract.names))
     if unknown:
         raise ConfigError(f"{file}: {contract.topic} has no field {', '.join(unknown)}; it has {', '.join(contract.names)}")
-    record: Record = {**ContractShape(contract).blank(), **said}
+    record: Record = {**ContractShape(contract).blank(), **fields}
     try:
         encode(contract, record)
     except ValueError as error:
@@ -133,14 +135,14 @@ def read_event(file: Path, registry: Registry, region: str = "") -> Record:
     return record
 
 
-def _collected(file: Path, said: Any, contract: Contract, region: str) -> Record:
-    """What the collector would make of it. Its pseudonyms are no real ones: they are not shown."""
-    sent = own.parse_item(said)
-    if isinstance(sent, InvalidItem):
-        raise ConfigError(f"{file}: {sent.detail}")
+def _collected(file: Path, fields: Any, contract: Contract, region: str) -> Record:
+    """The record that the collector makes of a body. Its pseudonyms have a made-up key: they are not shown."""
+    event = own.parse_item(fields)
+    if isinstance(event, InvalidItem):
+        raise ConfigError(f"{file}: {event.detail}")
     normaliser = Normaliser(contract, NodeKeys.derive(Secret("of pseudonyms that nobody gets to see, and nothing links")))
-    request = RequestContext("", "", int(time.time() * 1_000), region or None)  # where none is named, the event's own counts
-    return normaliser.build_record(sent, request, lambda _name: None)[1]
+    request = RequestContext("", "", int(time.time() * 1_000), region or None)  # without a region, the event's own counts
+    return normaliser.build_record(event, request, lambda _name: None)[1]
 
 
 @app.command("explain", epilog="Example: headwater consent explain event.json --policy policy.yaml")
@@ -155,53 +157,55 @@ def explain_command(
         raise ConfigError(f"--region {region}: a region is an ISO 3166 country or a part of one, as DE or US-CA")
     settings = load_settings()
     registry = Registry(settings.contracts)
-    found = explain(
+    explanation = explain(
         load_policy(policy or settings.policy or PACKAGED),
         ContractShape(registry.latest("events.raw")),
         read_event(event, registry, region_of(region)),
         GvlFolder(settings.gvl_dir),
     )
     if as_json:
-        typer.echo(json.dumps(as_data(found), ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(as_data(explanation), ensure_ascii=False, indent=2))
     else:
-        _print(found)
+        _print(explanation)
 
 
-def as_data(found: Explanation) -> dict[str, Any]:
+def as_data(explanation: Explanation) -> dict[str, Any]:
     """The explanation as JSON."""
-    decision = found.decision
+    decision = explanation.decision
     return {
-        "policy": found.policy.rev,
-        "regime": found.regime.value,
+        "policy": explanation.policy.rev,
+        "regime": explanation.regime.value,
         "outcome": decision.action.value,
         "drop_reason": decision.drop_reason,
         "purposes": [
-            {"purpose": r.purpose, "granted": r.granted, "reason": r.reason, "said": found.words[r.purpose]}
+            {"purpose": r.purpose, "granted": r.granted, "reason": r.reason, "said": explanation.words[r.purpose]}
             for r in decision.rulings
         ],
-        "unread": found.unread,
-        "fields": [{"field": name, "purpose": purpose, "becomes": fate} for name, purpose, fate in found.fields],
+        "unread": explanation.unread,
+        "fields": [{"field": name, "purpose": purpose, "becomes": fate} for name, purpose, fate in explanation.fields],
     }
 
 
-def _print(found: Explanation) -> None:
-    console, decision = Console(), found.decision
-    console.print(worded.outcome(decision), f"({decision.action})", highlight=False, markup=False)
-    console.print(worded.silence(found.regime), f"Policy {found.policy.rev}.", highlight=False, markup=False)
+def _print(explanation: Explanation) -> None:
+    console, decision = Console(), explanation.decision
+    console.print(messages.describe_action(decision), f"({decision.action})", highlight=False, markup=False)
+    console.print(
+        messages.describe_default(explanation.regime), f"Policy {explanation.policy.rev}.", highlight=False, markup=False
+    )
     purposes = Table("purpose", "granted", "because", "the event's signals", "reason")
     for ruling in decision.rulings:
-        words = worded.REASONS[ruling.reason], worded.said(found.words[ruling.purpose])
+        words = messages.REASONS[ruling.reason], messages.describe_values(explanation.words[ruling.purpose])
         purposes.add_row(ruling.purpose, "yes" if ruling.granted else "no", *words, ruling.reason.value)
     console.print(purposes)
-    if found.unread:
-        names = ", ".join(found.unread)
+    if explanation.unread:
+        names = ", ".join(explanation.unread)
         advice = (
             "nothing in the policy maps such a name. A no under it denies what no other signal speaks about, a yes grants "
             "nothing. See streams/consent/PLATFORMS.md."
         )
         console.print(f"Not read: {names}: {advice}", highlight=False, markup=False)
     fields = Table("field", "purpose", "what happens to it")
-    for row in found.fields:
+    for row in explanation.fields:
         fields.add_row(*row)
     console.print(fields, markup=False)
     if not decision.rulings or any(ruling.reason is ConsentReason.OK_EXEMPT for ruling in decision.rulings):

@@ -21,8 +21,8 @@ app = typer.Typer(
 def import_command(file: Annotated[Path, typer.Argument(help="A vendor list as it is published.")]) -> None:
     """Check a list and store it beside the other versions. Workers see it with the next string that names it."""
     folder = load_settings().gvl_dir
-    found = import_gvl(file, folder)
-    typer.echo(f"imported version {found.version}, {len(found.vendors)} vendors, into {folder}")
+    gvl = import_gvl(file, folder)
+    typer.echo(f"imported version {gvl.version}, {len(gvl.vendors)} vendors, into {folder}")
 
 
 @app.command("list", epilog="Example: headwater consent gvl list --json")

@@ -1,4 +1,4 @@
-"""What a policy would do with recorded events: the stage itself, run over them, beside the same run under another policy."""
+"""Compares two policies on recorded events, by running the stage under each."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -26,16 +26,16 @@ class RawRecord(NamedTuple):
 
 
 class EventOutcome(NamedTuple):
-    """What became of one event."""
+    """The outcome of one event."""
 
     outcome: str
     """pass, strip, anonymise, `drop (REASON)` or dead."""
     reasons: tuple[str, ...] = ()
-    """`purpose=REASON`, in the policy's order; a dropped event tells none."""
+    """`purpose=REASON`, in the policy's order; empty for a dropped event."""
 
 
 class OutcomeChange(NamedTuple):
-    """Events of one name that fare otherwise."""
+    """A changed outcome of events of one name."""
 
     event_name: str
     before: str
@@ -43,7 +43,7 @@ class OutcomeChange(NamedTuple):
 
 
 class PolicyDiff(NamedTuple):
-    """Two policies over the same events."""
+    """The outcomes of the same events under two policies."""
 
     events: int
     before: Counter[str]
@@ -51,20 +51,20 @@ class PolicyDiff(NamedTuple):
     after: Counter[str]
     changed: Counter[OutcomeChange]
     rulings: Counter[tuple[str, str]]
-    """(`purpose=REASON` before, after; empty: no such purpose) -> events on which that differs."""
+    """(`purpose=REASON` before, after; empty = no such purpose) -> events."""
 
 
 class PolicyRun:
-    """One policy, with a memory of its own that begins empty."""
+    """The stage under one policy, with a ledger of its own that begins empty."""
 
     def __init__(self, registry: Registry, policy: Policy, lists: GvlFolder | None) -> None:
-        # Ids of anonymised events are thrown away with everything else, so any key will do.
-        kit = ConsentDependencies(b"trial", MemoryStateStore(), Metrics(), lambda: None, lists)
-        self._stage = ConsentStage(registry, policy, kit)
+        # Ids of anonymised events are discarded, so any key will do.
+        dependencies = ConsentDependencies(b"trial", MemoryStateStore(), Metrics(), lambda: None, lists)
+        self._stage = ConsentStage(registry, policy, dependencies)
         self._head = HeadReader(registry, "consent_reasons")
 
-    def fate(self, event: RawRecord, now: float) -> EventOutcome:
-        """Decide on the next event. Retryable for a contract that nobody knows."""
+    def decide_event(self, event: RawRecord, now: float) -> EventOutcome:
+        """Decide on the next event. Retryable for an unknown contract."""
         batch = Batch(RAW, event.partition, [event.key], [event.value], [event.offset])
         outcome = self._stage.handle(batch, now)
         for hook in outcome.after_commit:
@@ -78,28 +78,28 @@ class PolicyRun:
 
 
 def compare(registry: Registry, events: Iterable[RawRecord], before: PolicyRun, after: PolicyRun, now: float) -> PolicyDiff:
-    """Both over the same events, one after the other. `now`: seconds since 1970."""
-    found = PolicyDiff(0, Counter(), Counter(), Counter(), Counter())
+    """Run both policies over the same events. `now`: seconds since 1970."""
+    diff = PolicyDiff(0, Counter(), Counter(), Counter(), Counter())
     names, n = HeadReader(registry, "event_name"), 0
     for event in events:
         n += 1
-        old, new = before.fate(event, now), after.fate(event, now)
-        found.before[old.outcome] += 1
-        found.after[new.outcome] += 1
+        old, new = before.decide_event(event, now), after.decide_event(event, now)
+        diff.before[old.outcome] += 1
+        diff.after[new.outcome] += 1
         if old == new:
             continue
         if old.outcome != new.outcome:
             name = names.read(event.value or b"")[1]["event_name"]
-            found.changed[OutcomeChange(name, old.outcome, new.outcome)] += 1
-        found.rulings.update(_differing(old, new))
-    return found._replace(events=n)
+            diff.changed[OutcomeChange(name, old.outcome, new.outcome)] += 1
+        diff.rulings.update(_differing(old, new))
+    return diff._replace(events=n)
 
 
 def _differing(old: EventOutcome, new: EventOutcome) -> Iterator[tuple[str, str]]:
-    """Rulings of two fates that differ; nothing where one of them tells none."""
+    """Rulings of two outcomes that differ; none where an event was dropped."""
     if not old.reasons or not new.reasons:
         return
-    before, after = (dict(ruling.split("=", 1) for ruling in fate.reasons) for fate in (old, new))
+    before, after = (dict(ruling.split("=", 1) for ruling in outcome.reasons) for outcome in (old, new))
     for purpose in before | after:
         was, becomes = before.get(purpose), after.get(purpose)
         if was != becomes:

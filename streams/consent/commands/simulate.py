@@ -1,4 +1,4 @@
-"""`headwater consent simulate`: what a policy would change, seen on recorded traffic before it is in force."""
+"""`headwater consent simulate`: what a new policy would change, on recorded traffic."""
 
 import json
 import time
@@ -24,19 +24,19 @@ EVERY = 20_000
 ROWS = 30
 
 
-def recorded(settings: Settings, since: int, most: int, progress: Console) -> Iterator[RawRecord]:
-    """Events of all partitions since then (milliseconds UTC), the same share of `most` from each."""
+def read_recorded(settings: Settings, since: int, most: int, progress: Console) -> Iterator[RawRecord]:
+    """Events of all partitions since then (milliseconds UTC), an equal share of `most` from each."""
     n = 0
     for partition in range(settings.partitions):
-        left = -(-most // settings.partitions)
+        remaining = -(-most // settings.partitions)
         for messages in read_messages(settings, RAW, partition, since):
-            for message in messages[:left]:
+            for message in messages[:remaining]:
                 n += 1
                 if n % EVERY == 0:
                     progress.print(f"{n:,} events", highlight=False)
                 yield RawRecord(partition, message.offset(), message.key(), message.value())
-            left -= len(messages)
-            if left <= 0:
+            remaining -= len(messages)
+            if remaining <= 0:
                 break
 
 
@@ -56,49 +56,49 @@ def simulate_command(
     before, after = load_policy(settings.policy or PACKAGED), load_policy(policy)
     now = time.time()
     since = max(1, int(now * 1000 - hours * HOUR_MS))
-    found = compare(
+    diff = compare(
         registry,
-        recorded(settings, since, events, Console(stderr=True)),
+        read_recorded(settings, since, events, Console(stderr=True)),
         PolicyRun(registry, before, lists),
         PolicyRun(registry, after, lists),
         now,
     )
     if as_json:
-        typer.echo(json.dumps({"policy": before.rev, "tried": after.rev, **as_data(found)}, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps({"policy": before.rev, "tried": after.rev, **as_data(diff)}, ensure_ascii=False, indent=2))
     else:
-        print_difference(found, before.rev, after.rev)
+        print_difference(diff, before.rev, after.rev)
 
 
-def as_data(found: PolicyDiff) -> dict[str, Any]:
+def as_data(diff: PolicyDiff) -> dict[str, Any]:
     """The difference as JSON."""
     return {
-        "events": found.events,
-        "before": dict(found.before),
-        "after": dict(found.after),
-        "changed": [{**change._asdict(), "events": n} for change, n in found.changed.most_common()],
-        "rulings": [{"before": old, "after": new, "events": n} for (old, new), n in found.rulings.most_common()],
+        "events": diff.events,
+        "before": dict(diff.before),
+        "after": dict(diff.after),
+        "changed": [{**change._asdict(), "events": n} for change, n in diff.changed.most_common()],
+        "rulings": [{"before": old, "after": new, "events": n} for (old, new), n in diff.rulings.most_common()],
     }
 
 
-def print_difference(found: PolicyDiff, before: str, after: str) -> None:
-    """For people: how many fare how under both, which events change, and which rulings are behind it."""
+def print_difference(diff: PolicyDiff, before: str, after: str) -> None:
+    """Print outcomes under both policies, changed events, and the rulings that cause them."""
     console = Console()
-    changed = found.changed.total()
-    console.print(f"{found.events:,} events: {changed:,} fare otherwise under {after} than under {before}", highlight=False)
+    changed = diff.changed.total()
+    console.print(f"{diff.events:,} events: {changed:,} fare otherwise under {after} than under {before}", highlight=False)
     outcomes = Table("outcome", f"now ({before})", f"then ({after})")
-    for outcome in sorted(found.before | found.after):
-        outcomes.add_row(outcome, f"{found.before[outcome]:,}", f"{found.after[outcome]:,}")
+    for outcome in sorted(diff.before | diff.after):
+        outcomes.add_row(outcome, f"{diff.before[outcome]:,}", f"{diff.after[outcome]:,}")
     console.print(outcomes)
     if changed:
         table = Table("event", "now", "then", "events")
-        for change, n in found.changed.most_common(ROWS):
+        for change, n in diff.changed.most_common(ROWS):
             table.add_row(*change, f"{n:,}")
         console.print(table, markup=False)
-    if found.rulings:
+    if diff.rulings:
         rulings = Table("ruling now", "ruling then", "events")
-        for (old, new), n in found.rulings.most_common(ROWS):
+        for (old, new), n in diff.rulings.most_common(ROWS):
             rulings.add_row(old or "-", new or "-", f"{n:,}")
         console.print(rulings, markup=False)
 
 
-__all__ = ["as_data", "print_difference", "recorded", "simulate_command"]
+__all__ = ["as_data", "print_difference", "read_recorded", "simulate_command"]

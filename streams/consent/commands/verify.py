@@ -1,4 +1,4 @@
-"""`headwater consent verify-audit`: whether the audit in ClickHouse is what was written, record by record."""
+"""`headwater consent verify-audit`: checks the audit chains in ClickHouse, record by record."""
 
 import json
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from infra.errors import ConfigError
 from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.consent.decision.audit import HASHED, ChainBreak, ChainHead, check
+from streams.consent.decision.audit import HASHED, ChainBreak, ChainHead, find_breaks
 from streams.consent.ledger.ledger_writes import HEADS
 from streams.runtime.follow import read_partition
 
 TIMES = ("minute", "event_ts")
 
 
-def audited(settings: Settings) -> Iterator[dict[str, Any]]:
-    """The rows of all chains, in their order. ConfigError where ClickHouse is away."""
+def read_audit(settings: Settings) -> Iterator[dict[str, Any]]:
+    """The rows of all chains, in order. ConfigError where ClickHouse does not answer."""
     columns = ", ".join(f"toUnixTimestamp64Milli({name})" if name in TIMES else name for name in (*HASHED, "hash"))
-    query = f"SELECT {columns} FROM {settings.clickhouse_database}.consent_audit WHERE seq > 0 ORDER BY chain, seq"  # noqa: S608 - ours
+    query = f"SELECT {columns} FROM {settings.clickhouse_database}.consent_audit WHERE seq > 0 ORDER BY chain, seq"  # noqa: S608 - columns and database are ours, not input
     try:
         client = clickhouse_connect.get_client(dsn=settings.clickhouse, autogenerate_session_id=False)
         with client.query_rows_stream(query) as rows:
@@ -33,16 +33,16 @@ def audited(settings: Settings) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"ClickHouse at {settings.clickhouse} does not answer: {type(error).__name__}") from None
 
 
-def heads(settings: Settings) -> dict[int, ChainHead]:
-    """The last link of each chain, as Kafka has it."""
-    registry, found = Registry(settings.contracts), {}
+def read_heads(settings: Settings) -> dict[int, ChainHead]:
+    """The head of each chain, from `consent.heads`."""
+    registry, last_links = Registry(settings.contracts), {}
     for partition in range(settings.partitions):
         for records in read_partition(settings, HEADS, partition):
             for _, value in records:
                 if value is not None:
                     record = decode(registry, value)[1]
-                    found[record["chain"]] = ChainHead(record["seq"], record["hash"])
-    return found
+                    last_links[record["chain"]] = ChainHead(record["seq"], record["hash"])
+    return last_links
 
 
 def verify_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -51,25 +51,25 @@ def verify_command(as_json: Annotated[bool, typer.Option("--json", help="Print J
     Records that retention has removed from the beginning of a chain are no fault.
     """
     settings = settings_with_kafka()
-    last, n = heads(settings), 0
+    last, n = read_heads(settings), 0
 
     def counted() -> Iterator[dict[str, Any]]:
         nonlocal n
-        for record in audited(settings):
+        for record in read_audit(settings):
             n += 1
             yield record
 
-    broken = list(check(counted(), last))
+    broken = list(find_breaks(counted(), last))
     if as_json:
-        typer.echo(json.dumps({"records": n, "chains": len(last), "broken": [one._asdict() for one in broken]}))
+        typer.echo(json.dumps({"records": n, "chains": len(last), "broken": [chain_break._asdict() for chain_break in broken]}))
     else:
-        for one in broken[:20]:
-            typer.echo(_worded(one))
+        for chain_break in broken[:20]:
+            typer.echo(_describe(chain_break))
         verdict = f"{len(broken)} places do not hold" if broken else "all hold" if n else "nothing to verify"
         typer.echo(f"{n} records in {len(last)} chains: {verdict}")
     if broken:
         raise typer.Exit(1)
 
 
-def _worded(one: ChainBreak) -> str:
-    return f"chain {one.chain}, record {one.seq}: {one.problem}"
+def _describe(chain_break: ChainBreak) -> str:
+    return f"chain {chain_break.chain}, record {chain_break.seq}: {chain_break.problem}"

@@ -1,93 +1,75 @@
-"""Decisions kept by what they depend on: where an event was, what its signals say, and what is remembered of its subject.
+"""Caches consent decisions, encoded, by what they depend on: the event's name, its signals, and its subject's stored state.
 
-Where (name, source, site) has few values and comes in every combination with what is said (region, signals), which has many.
-So each is kept under its own bytes of the event's head, and a decision under both.
+Names (event, source, site) have few values and occur with every combination of signals, of which there are many. So each is
+cached under its own bytes of the event's head, and a decision under both.
 """
 
-import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
-from itertools import count, repeat
-from typing import Any
+from itertools import count
 
-import numpy as np
-from fastavro import parse_schema, schemaless_reader
-
-from schemas.codec import Record, Undecodable
+from schemas.codec import Record
 from schemas.fast.flat_encoder import flat_record_encoder
-from schemas.fast.head_columns import HeadColumns
-from schemas.fast.head_slicer import HeadSlicer
-from schemas.fast.primitives import read_long
 from schemas.registry import Contract
 from streams.consent.decision.decide import Action, ConsentDecision, decide, evidence_hash, exempt
+from streams.consent.decision.event_head import ONE_IDENTIFIER, EventHead, EventHeadReader
 from streams.consent.formats.evidence import SignalEvidence, SignalReader
 from streams.consent.formats.reason import ConsentReason
-from streams.consent.ledger.ledger import DAY_MS, DENIED, GRANTED, StateValue, day_end, entry
+from streams.consent.ledger.ledger import DAY_MS, DENIED, GRANTED, StateValue, day_end, entry_name
 from streams.consent.policy import Policy, Regime
 from streams.consent.redaction.click_ids import ClickIds
 from streams.consent.redaction.fast import Rewriter
 
-KEPT_WHERES = 4_096
-KEPT_WHATS = 16_384
+MAX_CONTEXTS = 4_096
+MAX_SIGNAL_SETS = 16_384
 """Of all days together. What a visitor chose stays the same for months, and few choices make most of the traffic."""
-KEPT_BYTES = 4_096
-"""Longer ones are read each time, so that memory stays bounded whatever is sent."""
-KEPT_KINDS = 4_096
-HEAD_BYTES = 256
-"""Of an event, within which its collector time is expected. One that says it later is read alone."""
-
-NODE_BYTES = 34
-"""Of an identity node in an array, its length included."""
-PLAIN_IDENTIFIERS = re.compile(rb"[\x02-\x7e](?:\x42[0-3][0-9a-f]{32})+\x00").match
-"""An Avro array of nodes as every writer encodes it: one block (twice its count), texts of 33 bytes (twice that), the end."""
-UNMAPPED_KEPT = 8
+MAX_BYTES = 4_096
+"""Of one cached key. Longer ones are read each time, so that memory stays bounded."""
+MAX_OUTCOME_KEYS = 4_096
+MAX_UNMAPPED = 8
 """Names of one event that are counted."""
-ONE_IDENTIFIER = b"\x02\x42"
-"""An Avro array of one text of 33 bytes begins like this."""
 HEARTBEAT = -1
-CLOCK = "collector_ts"
 
 Dimensions = tuple[tuple[str, str], ...]
-Marks = tuple[Dimensions, tuple[str, ...], tuple[int, ...]]
-"""Of an event's evidence, what it is counted by: the platform's set-up, unmapped names, GPP sections that cannot be read."""
-Memories = tuple[StateValue, ...]
-"""What is remembered, in the policy's order of purposes; empty = nothing."""
+EvidenceMarks = tuple[Dimensions, tuple[str, ...], tuple[int, ...]]
+"""What evidence is counted by: the platform's fingerprint, unmapped names, ids of unreadable GPP sections."""
+StateValues = tuple[StateValue, ...]
+"""What a subject's stored state says, in the policy's order of purposes; empty = nothing."""
 
 
 @dataclass(slots=True, eq=False)
 class EventContext:
-    """The part of an event's head that names it."""
+    """The fields of an event that name it, and what follows from them."""
 
     event_name: str
     source: str
     site: str
     heartbeat: bool
     rule: int
-    """Number of the policy's rule for events of this name: what decisions differ by."""
+    """Number of the policy's rule for this event name; decisions differ by rule."""
     group: str
-    """Of sites that share what is remembered."""
+    """Group of sites that share stored states."""
     scopes: Mapping[str, tuple[str, str]]
-    """Regime -> regime and group."""
+    """Regime -> (regime, group)."""
     is_choice: bool
-    """The event is a choice, made when it happened."""
+    """The event is itself the visitor's choice, made at its collector time."""
     ordinary: bool
     """It is neither a choice nor a heartbeat."""
 
 
 @dataclass(slots=True, eq=False)
 class OutcomeKey:
-    """What events are counted by: equal decisions under equal set-ups of a consent platform are of one kind."""
+    """What events are counted by: equal decisions with equal platform fingerprints share one."""
 
     decision: ConsentDecision
     outcome: str
-    """The action; for a drop with its reason."""
+    """The action; `dropped:<reason>` for a drop."""
     reasons: str
     fingerprint: Dimensions
-    """Of the platform's set-up, without the site."""
+    """Of the consent platform, without the site."""
     unmapped: tuple[str, ...]
-    """Names of signals that nothing maps."""
+    """Names of signals that the policy does not map."""
     unreadable_sections: tuple[int, ...]
     """Ids of GPP sections that cannot be read."""
     heartbeat: bool
@@ -95,229 +77,212 @@ class OutcomeKey:
 
 @dataclass(slots=True, eq=False)
 class EncodedDecision:
-    """A decision, and what is written for it."""
+    """A decision, and the bytes that are written for it."""
 
-    kind: OutcomeKey
+    key: OutcomeKey
     decision: ConsentDecision
     prefix: bytes
     """Header and consent columns, encoded."""
     passes: bool
-    """Nothing is taken away: the payload is not touched."""
+    """The payload is written unchanged."""
     anonymises: bool
     drops: bool
     settled: bool
-    """The signals speak about every purpose, so that only a withdrawal can change the decision."""
+    """The signals decide every purpose, so only a stored refusal can change the decision."""
 
 
 @dataclass(slots=True, eq=False)
 class EventSignals:
-    """The part of an event's head that says what its visitor wants."""
+    """The region and signals of an event, evaluated for one day."""
 
     number: int
-    """Never given twice."""
-    said: bytes
-    """What it was read from. Visitors who said the same share it."""
-    alone: bytes
-    """The same, and the beginning of an array of one identifier: the event's key is its only one."""
+    """Unique in the process."""
+    data: bytes
+    """The encoded region and signals."""
+    sole_identifier: bytes
+    """The same, followed by the first bytes of an array of one identifier: the event's key is its only identifier."""
     begins: int
     ends: int
-    """The day that it holds for, milliseconds UTC."""
+    """The day for which the evaluation holds, milliseconds UTC."""
     evidence: SignalEvidence
     regime: str
     hash: str
     speaks: bool
-    """It grants or denies something."""
+    """They grant or deny a purpose."""
     refuses: bool
-    """It denies something that is remembered."""
+    """They deny a purpose in a way that is stored."""
     dated: bool
-    """It says when that was chosen, if only the day."""
+    """They say when the choice was made, or on which day."""
     learnable: bool
-    """It is taken down, whatever the event is called."""
+    """They are stored whatever the event is called."""
     entries: tuple[tuple[str, int], ...]
-    """What a state must hold to know all of it: names and times; for choices whose time is known."""
-    decided: dict[int, EncodedDecision] = field(default_factory=dict)
-    """By rule, for subjects of whom nothing is remembered that matters."""
-    recalled: dict[Memories, dict[int, EncodedDecision]] = field(default_factory=dict)
-    """By memory and rule."""
+    """(entry, time) pairs that a state must hold to know all of the choice; for choices whose time is known."""
+    decisions: dict[int, EncodedDecision] = field(default_factory=dict)
+    """By rule, for subjects without a stored state that matters."""
+    decisions_by_state: dict[StateValues, dict[int, EncodedDecision]] = field(default_factory=dict)
+    """By stored state and rule."""
 
-    def by_rule(self, memories: Memories) -> dict[int, EncodedDecision]:
-        """Decisions for subjects of whom this is remembered; for whom nothing is, `()`."""
-        return self.recalled.setdefault(memories, {}) if memories else self.decided
+    def decisions_for(self, values: StateValues) -> dict[int, EncodedDecision]:
+        """Decisions by rule for subjects with this stored state; it may be empty."""
+        return self.decisions_by_state.setdefault(values, {}) if values else self.decisions
+
+
+@dataclass(slots=True, eq=False)
+class KnownVisitor:
+    """A subject with one identifier whose stored state covers its last signals: the same signals again need no look-up."""
+
+    cache: "DecisionCache"
+    signals: EventSignals
+    group: str
+    """Of the site."""
+    since: int
+    until: int
+    """Collector times between which this holds, milliseconds UTC, within the day of the signals."""
+    decisions: dict[int, EncodedDecision]
+    """By rule, under the subject's stored state."""
 
 
 class DecisionCache:
-    """What is made once for each version of `events.raw` under one policy: readers of the head, and what was read."""
+    """Decisions on events of one version of `events.raw` under one policy."""
 
-    def __init__(self, read: Contract, written: Contract, policy: Policy, reader: SignalReader) -> None:
+    def __init__(self, raw: Contract, consented: Contract, policy: Policy, reader: SignalReader) -> None:
+        self.header = raw.header
+        self.head = EventHeadReader(raw)
+        self.rewriter = Rewriter(raw, policy, ClickIds(policy.click_ids))
         self._policy = policy
         self._reader = reader
-        self._lifts = policy.memory.undated_grants_lift
-        self._encode = flat_record_encoder(written.columns(), written.header)
-        self._where = _part(read, ("event_name", "source", "site", "heartbeat"))
-        self._what = _part(read, ("region", "signals"))
-        self._identifiers = _part(read, ("identifiers",))
-        self.header = read.header
-        self.said_ends = HeadSlicer(read, "signals", "region").ends
-        self._near_ends = HeadSlicer(read, CLOCK).ends
-        self._columns = HeadColumns(read, CLOCK)
-        self._places = [read.names.index(name) for name in ("event_id", "heartbeat", CLOCK)]
-        self.rewriter = Rewriter(read, policy, ClickIds(policy.click_ids))
+        self._encode = flat_record_encoder(consented.columns(), consented.header)
         self._rules: dict[str, int] = {}
-        self._kinds: dict[tuple[ConsentDecision, Marks, bool], OutcomeKey] = {}
-        self.wheres: dict[bytes, EventContext] = {}
-        self.whats: OrderedDict[tuple[int, bytes], EventSignals] = OrderedDict()
-        """By day since 1970 and bytes."""
+        self._outcome_keys: dict[tuple[ConsentDecision, EvidenceMarks, bool], OutcomeKey] = {}
+        self.contexts: dict[bytes, EventContext] = {}
+        """By encoded names."""
+        self.signals: OrderedDict[tuple[int, bytes], EventSignals] = OrderedDict()
+        """By day since 1970 and encoded region and signals."""
 
-    def heads(self, values: Sequence[bytes]) -> list["HeadSlices | None"]:
-        """Heads of many records at once; None where one is to be read alone."""
-        # Joining whole events would push out of the processor's cache what is compared next.
-        read = self._columns.read([value[:HEAD_BYTES] for value in values])
-        event_id, heartbeat, clock = self._places
-        offsets = (read.ends[event_id], read.ends[heartbeat], read.ends[clock], read.numbers[clock])
-        found: list[HeadSlices | None] = list(zip(repeat(self), *(column.tolist() for column in offsets), strict=False))
-        for odd in np.flatnonzero(~read.sound):
-            found[odd] = None
-        return found
+    def decide_again(
+        self, value: bytes, head: EventHead, visitor: KnownVisitor | None
+    ) -> tuple[EventContext, EncodedDecision | None]:
+        """An event's context, and the decision if its visitor sent the same signals before, else None. Undecodable."""
+        names_at, names_end, region_at, time = head
+        names = value[names_at:names_end]
+        context = self.contexts.get(names) or self._read_context(names)
+        if (
+            visitor is not None
+            and value.startswith(visitor.signals.sole_identifier, region_at)
+            and visitor.cache is self
+            and context.group == visitor.group
+            and visitor.since <= time < visitor.until
+            and context.ordinary
+        ):
+            return context, visitor.decisions.get(context.rule)
+        return context, None
 
-    def head(self, value: bytes) -> "HeadSlices":
-        """The head of one record. Undecodable."""
-        ends = self._near_ends(value)
-        event_id, heartbeat, clock = self._places
-        return self, ends[event_id], ends[heartbeat], ends[clock], read_long(value, ends[clock - 1])
+    def decide_event(self, context: EventContext, signals: EventSignals, values: StateValues = ()) -> EncodedDecision:
+        """The decision on an event with these signals. `values`: the subject's stored state."""
+        decisions = signals.decisions_for(values)
+        encoded = decisions.get(context.rule)
+        if encoded is None:
+            if context.heartbeat:
+                decision = exempt(self._policy)
+            else:
+                stored = dict(zip(self._policy.purposes, values, strict=True)) if values else {}
+                decision = decide(self._policy, context.event_name, signals.evidence, stored)
+            encoded = decisions[context.rule] = self._encode_decision(decision, context, signals)
+        return encoded
 
-    def where(self, data: bytes) -> EventContext:
-        """Met for the first time. Undecodable."""
-        read = self._where(data)
-        group = self._policy.group(read["site"])
-        found = EventContext(
-            **read,
-            rule=HEARTBEAT if read["heartbeat"] else self._rule(read["event_name"]),
+    def read_signals(self, day: int, data: bytes) -> EventSignals:
+        """Evaluate signals that are not cached for this day; the oldest are evicted. Undecodable."""
+        fields = self.head.read_signals(data)
+        evidence = self._reader.read(fields["region"], fields["signals"], day * DAY_MS)
+        signals = self._evaluate(day, data, evidence, evidence_hash(fields["signals"]))
+        if len(data) <= MAX_BYTES:
+            if len(self.signals) >= MAX_SIGNAL_SETS:
+                self.signals.popitem(last=False)
+            self.signals[day, data] = signals
+        return signals
+
+    def _evaluate(self, day: int, data: bytes, evidence: SignalEvidence, signals_hash: str) -> EventSignals:
+        claim, memory = evidence.claim, self._policy.memory
+        speaks, dated = bool(claim.granted or claim.denied), claim.chosen != 0 or claim.days is not None
+        first, last = (claim.chosen,) * 2 if claim.chosen else claim.days or (0, 0)
+        return EventSignals(
+            number=next(_numbers),
+            data=data,
+            sole_identifier=data + ONE_IDENTIFIER,
+            begins=day * DAY_MS,
+            ends=(day + 1) * DAY_MS,
+            evidence=evidence,
+            regime=evidence.regime.value,
+            hash=signals_hash,
+            speaks=speaks,
+            refuses=bool(claim.denied),
+            dated=dated,
+            learnable=speaks and (dated or bool(claim.denied) or memory.use_stored_state or memory.undated_grants_lift),
+            entries=(
+                *((entry_name(purpose, GRANTED), first) for purpose in sorted(claim.granted)),
+                *((entry_name(purpose, DENIED), last if claim.chosen else day_end(last)) for purpose in sorted(claim.denied)),
+            ),
+        )
+
+    def _read_context(self, data: bytes) -> EventContext:
+        """Decode names that are not cached; the oldest are evicted. Undecodable."""
+        fields = self.head.read_names(data)
+        group = self._policy.group(fields["site"])
+        is_choice = fields["event_name"] in self._policy.memory.choice_events
+        context = EventContext(
+            **fields,
+            rule=HEARTBEAT if fields["heartbeat"] else self._rule_number(fields["event_name"]),
             group=group,
             scopes={regime.value: (regime.value, group) for regime in Regime},
-            is_choice=(is_choice := read["event_name"] in self._policy.memory.choice_events),
-            ordinary=not is_choice and not read["heartbeat"],
+            is_choice=is_choice,
+            ordinary=not is_choice and not fields["heartbeat"],
         )
-        if len(data) <= KEPT_BYTES:
-            if len(self.wheres) >= KEPT_WHERES:
-                self.wheres.pop(next(iter(self.wheres)))
-            self.wheres[data] = found
-        return found
+        if len(data) <= MAX_BYTES:
+            if len(self.contexts) >= MAX_CONTEXTS:
+                self.contexts.pop(next(iter(self.contexts)))
+            self.contexts[data] = context
+        return context
 
-    def identifiers(self, value: bytes, begin: int) -> list[bytes]:
-        """The identifiers of an event, whose array begins there. Undecodable."""
-        plain = PLAIN_IDENTIFIERS(value, begin)
-        if plain is not None and value[begin] == 2 * ((plain.end() - begin) // NODE_BYTES):
-            return [value[at : at + NODE_BYTES - 1] for at in range(begin + 2, plain.end() - 1, NODE_BYTES)]
-        return [node.encode() for node in self._identifiers(value[begin:])["identifiers"]]
-
-    def _rule(self, event_name: str) -> int:
+    def _rule_number(self, event_name: str) -> int:
         rule = self._policy.rule(event_name)
         return self._rules.setdefault("" if rule is None else rule.model_dump_json(), len(self._rules))
 
-    def what(self, day: int, data: bytes) -> EventSignals:
-        """Met for the first time that day; the first of those kept is forgotten when there are too many. Undecodable."""
-        read = self._what(data)
-        evidence = self._reader.read(read["region"], read["signals"], day * DAY_MS)
-        claim = evidence.claim
-        speaks, dated = bool(claim.granted or claim.denied), claim.chosen != 0 or claim.days is not None
-        first, last = (claim.chosen,) * 2 if claim.chosen else claim.days or (0, 0)
-        found = EventSignals(
-            next(_numbers),
-            data,
-            data + ONE_IDENTIFIER,
-            day * DAY_MS,
-            (day + 1) * DAY_MS,
-            evidence,
-            evidence.regime.value,
-            evidence_hash(read["signals"]),
-            speaks,
-            bool(claim.denied),
-            dated,
-            speaks and (dated or bool(claim.denied) or self._policy.memory.use_stored_state or self._lifts),
-            (
-                *((entry(purpose, GRANTED), first) for purpose in sorted(claim.granted)),
-                *((entry(purpose, DENIED), last if claim.chosen else day_end(last)) for purpose in sorted(claim.denied)),
-            ),
-        )
-        if len(data) <= KEPT_BYTES:
-            if len(self.whats) >= KEPT_WHATS:
-                self.whats.popitem(last=False)
-            self.whats[day, data] = found
-        return found
-
-    def decided(self, where: EventContext, what: EventSignals, memories: Memories = ()) -> EncodedDecision:
-        """The decision on an event of this name, saying this, of a subject of whom this is remembered."""
-        if memories:
-            return self.recalled(where, what, memories)
-        found = what.decided.get(where.rule)
-        if found is None:
-            decision = exempt(self._policy) if where.heartbeat else decide(self._policy, where.event_name, what.evidence)
-            found = what.decided[where.rule] = self._decided(decision, where, what)
-        return found
-
-    def recalled(self, where: EventContext, what: EventSignals, memories: Memories) -> EncodedDecision:
-        """The same, where this is remembered."""
-        by_rule = what.by_rule(memories)
-        found = by_rule.get(where.rule)
-        if found is None:
-            recalled = dict(zip(self._policy.purposes, memories, strict=True))
-            decision = decide(self._policy, where.event_name, what.evidence, recalled)
-            found = by_rule[where.rule] = self._decided(decision, where, what)
-        return found
-
-    def _decided(self, decision: ConsentDecision, where: EventContext, what: EventSignals) -> EncodedDecision:
-        kind = self._kind(decision, what.evidence, where.heartbeat)
+    def _encode_decision(self, decision: ConsentDecision, context: EventContext, signals: EventSignals) -> EncodedDecision:
+        key = self._outcome_key(decision, signals.evidence, context.heartbeat)
         return EncodedDecision(
-            kind,
-            kind.decision,
-            self._encode(self._told(kind, what)),
-            decision.action is Action.PASS and not where.heartbeat,
-            decision.action is Action.ANONYMISE,
-            decision.action is Action.DROP,
-            all(ruling.reason is not ConsentReason.NO_SIGNAL for ruling in decision.rulings),
+            key,
+            key.decision,
+            self._encode(self._consent_columns(key, signals)),
+            passes=decision.action is Action.PASS and not context.heartbeat,
+            anonymises=decision.action is Action.ANONYMISE,
+            drops=decision.action is Action.DROP,
+            settled=all(ruling.reason is not ConsentReason.NO_SIGNAL for ruling in decision.rulings),
         )
 
-    def _kind(self, decision: ConsentDecision, evidence: SignalEvidence, heartbeat: bool) -> OutcomeKey:
-        marks = (evidence.fingerprint, evidence.unmapped[:UNMAPPED_KEPT], evidence.unreadable_sections)
-        found = self._kinds.get((decision, marks, heartbeat))
-        if found is None:
-            if len(self._kinds) >= KEPT_KINDS:
-                self._kinds.clear()
+    def _outcome_key(self, decision: ConsentDecision, evidence: SignalEvidence, heartbeat: bool) -> OutcomeKey:
+        marks = (evidence.fingerprint, evidence.unmapped[:MAX_UNMAPPED], evidence.unreadable_sections)
+        key = self._outcome_keys.get((decision, marks, heartbeat))
+        if key is None:
+            if len(self._outcome_keys) >= MAX_OUTCOME_KEYS:
+                self._outcome_keys.clear()
             action, reason = decision.action.value, decision.drop_reason
             outcome = action if reason is None else f"dropped:{reason}"
-            found = self._kinds[decision, marks, heartbeat] = OutcomeKey(decision, outcome, decision.reasons, *marks, heartbeat)
-        return found
+            key = OutcomeKey(decision, outcome, decision.reasons, *marks, heartbeat)
+            self._outcome_keys[decision, marks, heartbeat] = key
+        return key
 
-    def _told(self, kind: OutcomeKey, what: EventSignals) -> Record:
+    def _consent_columns(self, key: OutcomeKey, signals: EventSignals) -> Record:
         return {
-            "consent_outcome": kind.decision.action.value,
-            "consent_purposes": kind.decision.mask,
-            "consent_reasons": kind.reasons,
+            "consent_outcome": key.decision.action.value,
+            "consent_purposes": key.decision.mask,
+            "consent_reasons": key.reasons,
             "consent_policy": self._policy.rev,
-            # A hash of rare signals would tie an anonymised event to its visitor's others.
-            "consent_evidence": "" if kind.decision.action is Action.ANONYMISE or kind.heartbeat else what.hash,
+            # A hash of rare signals would link an anonymised event to its visitor's others.
+            "consent_evidence": "" if key.decision.action is Action.ANONYMISE or key.heartbeat else signals.hash,
         }
 
 
-HeadSlices = tuple[DecisionCache, int, int, int, int]
-"""An event's lineage; where its name begins, where its names end, where its region begins; its collector time."""
-
 _numbers = count(1)
-
-
-def _part(contract: Contract, names: tuple[str, ...]) -> Callable[[bytes], dict[str, Any]]:
-    """Reads these neighbouring fields alone."""
-    fields = [item for item in contract.schema["fields"] if item["name"] in names]
-    schema = parse_schema({**contract.schema, "name": f"{contract.schema['name']}Part{names[0]}", "fields": fields})
-
-    def read(data: bytes) -> dict[str, Any]:
-        try:
-            found: Any = schemaless_reader(BytesIO(data), schema, None)
-        except Exception as error:  # fastavro's word for broken bytes depends on where they break
-            raise Undecodable(f"broken datum: {type(error).__name__}") from None
-        return dict(found)
-
-    return read
 
 
 __all__ = [
@@ -326,7 +291,7 @@ __all__ = [
     "EncodedDecision",
     "EventContext",
     "EventSignals",
-    "HeadSlices",
-    "Memories",
+    "KnownVisitor",
     "OutcomeKey",
+    "StateValues",
 ]

@@ -1,1 +1,1 @@
-"""Consent signals by format: each module reads one format; the signals of an event are read by all of them."""
+"""Consent signals by format: each module reads one, and `evidence.py` has the table of all."""

@@ -1,4 +1,4 @@
-"""Global Vendor Lists (IAB TCF) as files, versions side by side. Imported by a person, never fetched."""
+"""Global Vendor Lists (IAB TCF) in files, one a version. They are imported by a command, never fetched."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from infra.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Vendor:
-    """What one vendor declares. Purposes are TCF's numbers."""
+    """What one vendor declares. Purposes are numbers of the TCF."""
 
     purposes: frozenset[int]
     """On consent, unless flexible."""
@@ -32,11 +32,11 @@ class Gvl:
 
 
 def parse_gvl(text: str, name: str) -> Gvl:
-    """A list as IAB Europe publishes it. ConfigError says what is wrong with it."""
+    """Parse a list as IAB Europe publishes it. ConfigError."""
     try:
-        said = json.loads(text)
-        version = _number(said["vendorListVersion"])
-        vendors = {_number(int(key)): _vendor(vendor) for key, vendor in said["vendors"].items()}
+        document = json.loads(text)
+        version = _number(document["vendorListVersion"])
+        vendors = {_number(int(key)): _vendor(vendor) for key, vendor in document["vendors"].items()}
     except json.JSONDecodeError as error:
         raise ConfigError(f"{name}, line {error.lineno}: {error.msg}") from None
     except KeyError as error:
@@ -46,12 +46,12 @@ def parse_gvl(text: str, name: str) -> Gvl:
     return Gvl(version, vendors)
 
 
-def _vendor(said: Mapping[str, Any]) -> Vendor:
-    deleted = said.get("deletedDate")
+def _vendor(entry: Mapping[str, Any]) -> Vendor:
+    deleted = entry.get("deletedDate")
     return Vendor(
-        frozenset(map(_number, said["purposes"])),
-        frozenset(map(_number, said["legIntPurposes"])),
-        frozenset(map(_number, said["flexiblePurposes"])),
+        frozenset(map(_number, entry["purposes"])),
+        frozenset(map(_number, entry["legIntPurposes"])),
+        frozenset(map(_number, entry["flexiblePurposes"])),
         None if deleted is None else int(datetime.fromisoformat(deleted).timestamp() * 1000),
     )
 
@@ -63,48 +63,48 @@ def _number(value: Any) -> int:
 
 
 class GvlFolder:
-    """`vendor-list-v<N>.json` of one folder, read when they are first asked for."""
+    """Reads `vendor-list-v<N>.json` files of one folder, each once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[int, Gvl] = {}
+        self._lists: dict[int, Gvl] = {}
 
     def versions(self) -> list[int]:
-        """What has been imported."""
+        """The imported versions, ascending."""
         names = (file.stem.removeprefix("vendor-list-v") for file in self._folder.glob("vendor-list-v*.json"))
         return sorted(int(name) for name in names if name.isdigit())
 
     def version(self, number: int) -> Gvl | None:
-        """One version; None if it has not been imported. A file that cannot be read is a ConfigError."""
-        found = self._read.get(number)
-        if found is None:
+        """One version; None where it has not been imported. ConfigError for a file that cannot be read."""
+        gvl = self._lists.get(number)
+        if gvl is None:
             file = gvl_file(self._folder, number)
             try:
-                found = self._read[number] = parse_gvl(file.read_text(encoding="utf-8"), str(file))
+                gvl = self._lists[number] = parse_gvl(file.read_text(encoding="utf-8"), str(file))
             except FileNotFoundError:
                 return None
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"{file}: {error}") from None
-        return found
+        return gvl
 
 
 def gvl_file(folder: Path, version: int) -> Path:
-    """Where a version lies."""
+    """The file of a version."""
     return folder / f"vendor-list-v{version}.json"
 
 
 def import_gvl(file: Path, folder: Path) -> Gvl:
-    """Check a list and put it beside the others. ConfigError: it is none, or this version is there with another content."""
+    """Validate a list and store it. ConfigError where it is invalid, or the stored version differs."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: {error}") from None
-    found = parse_gvl(text, str(file))
-    target = gvl_file(folder, found.version)
+    gvl = parse_gvl(text, str(file))
+    target = gvl_file(folder, gvl.version)
     if target.exists() and json.loads(target.read_text(encoding="utf-8")) != json.loads(text):
-        raise ConfigError(f"version {found.version} is there already and says something else: {target}")
+        raise ConfigError(f"version {gvl.version} is there already and says something else: {target}")
     folder.mkdir(parents=True, exist_ok=True)
     new = target.with_suffix(".new")
     new.write_text(text, encoding="utf-8")
     new.replace(target)
-    return found
+    return gvl

@@ -1,4 +1,4 @@
-"""Why a purpose was granted or denied: a closed list. `decide.py` assigns them, `tcf.py` those of a TC string."""
+"""Reasons why a purpose is granted or denied: a closed list. `decide.py` assigns them, `tcf.py` those of a TC string."""
 
 from enum import StrEnum
 
@@ -6,22 +6,22 @@ from enum import StrEnum
 class ConsentReason(StrEnum):
     """One for each purpose of each event."""
 
-    __hash__ = str.__hash__  # an enum's own is Python code
+    __hash__ = str.__hash__  # a StrEnum's own hash is Python code, several times slower
 
     OK_CONSENT = "OK_CONSENT"
-    """Granted by the visitor's own signal, or by what she said before where the policy remembers it."""
+    """Granted by the event's signals, or by a stored grant where the policy uses them."""
     OK_LI = "OK_LI"
     """Granted by legitimate interest (TCF)."""
     OK_EXEMPT = "OK_EXEMPT"
-    """Needs no consent: a heartbeat of the house."""
+    """Needs no consent: a heartbeat."""
     NO_SIGNAL = "NO_SIGNAL"
-    """Nothing is said: the region's default, which grants under opt-out and denies under opt-in."""
+    """No signal: the region's default, which grants under opt-out and denies under opt-in."""
     PENDING = "PENDING"
-    """The visitor has not chosen yet: a default that was never confirmed, or a banner still open."""
+    """The visitor has not chosen yet: an unconfirmed default, or an open banner."""
     MALFORMED = "MALFORMED"
     """A signal that cannot be read."""
     VERSION = "VERSION"
-    """A version of the format that is not valid any more, or not yet."""
+    """A version of the format that is not valid."""
     STALE = "STALE"
     """The choice is older than the policy allows."""
     FUTURE = "FUTURE"

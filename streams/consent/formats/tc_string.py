@@ -1,7 +1,7 @@
-"""IAB TCF consent strings, version 2 (2.2 and 2.3), decoded strictly: what is not exactly a TC string is refused. Pure.
+"""Decodes IAB TCF consent strings of version 2 (2.2 and 2.3), strictly: what is not exactly a TC string is refused. Pure.
 
-Source: IAB Tech Lab, "Transparency and Consent String with Global Vendor & CMP List Formats", v2. Nothing is unpacked that is
-not asked for: sets of vendors stay the bits or ranges that they are.
+Source: IAB Tech Lab, "Transparency and Consent String with Global Vendor & CMP List Formats", v2. Sets of vendors
+are kept as the bits or ranges of the string, and unpacked on a look-up.
 """
 
 import binascii
@@ -36,7 +36,7 @@ class InvalidTcString(ValueError):
 
 
 class Restriction(NamedTuple):
-    """What the publisher says of a purpose to some vendors. 0: not allowed; 1: consent only; 2: legitimate interest only."""
+    """A publisher's restriction of a purpose for some vendors. 0: not allowed; 1: consent only; 2: legitimate interest only."""
 
     type: int
     vendors: Ranges
@@ -47,19 +47,19 @@ class Vendors(NamedTuple):
 
     largest: int
     bits: int = 0
-    """A bit an id, the first id's the highest."""
+    """One bit for each id; id 1 is the highest bit."""
     ranges: Ranges | None = None
-    """In place of bits."""
+    """Instead of bits, where the string has ranges."""
 
     def has(self, vendor: int) -> bool:
-        """Whether a vendor is in it."""
+        """Whether the set has this vendor."""
         if self.ranges is not None:
             return any(first <= vendor <= last for first, last in self.ranges)
         return 1 <= vendor <= self.largest and bool(self.bits >> (self.largest - vendor) & 1)
 
 
 class TcString(NamedTuple):
-    """What a string says. Purposes are 24 bits, the first purpose's the highest: see `has_purpose`."""
+    """The fields of a string. Purposes are 24 bits, purpose 1 the highest: see `has_purpose`."""
 
     created_ms: int
     last_updated_ms: int
@@ -87,7 +87,7 @@ def has_purpose(bits: int, purpose: int) -> bool:
 
 
 def decode(text: str) -> TcString:
-    """The content of a TC string. InvalidTcString for everything that is none."""
+    """Decode a TC string. InvalidTcString."""
     if not SHORTEST <= len(text) <= LONGEST or not text.isascii():
         raise InvalidTcString(ConsentReason.MALFORMED)
     core, *others = text.encode().split(b".")
@@ -109,15 +109,15 @@ def decode(text: str) -> TcString:
 
 
 def _segments(segments: Iterable[bytes]) -> Vendors | None:
-    """Disclosed vendors, from the segments behind the core; None without that segment."""
-    seen: set[int] = set()
+    """Read the disclosed vendors from the segments behind the core; None without that segment."""
+    kinds: set[int] = set()
     disclosed = None
     for segment in segments:
         reader = Segment(segment)
         kind = reader.number(3)
-        if kind in seen or kind not in (DISCLOSED, ALLOWED, PUBLISHER):
+        if kind in kinds or kind not in (DISCLOSED, ALLOWED, PUBLISHER):
             raise InvalidTcString(ConsentReason.MALFORMED)
-        seen.add(kind)
+        kinds.add(kind)
         if kind == PUBLISHER:
             reader.number(48)
             reader.number(2 * reader.number(6))
@@ -129,7 +129,7 @@ def _segments(segments: Iterable[bytes]) -> Vendors | None:
 
 
 class Segment:
-    """Reads one segment's bits, six a character, never past their end."""
+    """Reads the bits of one segment, six a character. InvalidTcString past the end."""
 
     def __init__(self, segment: bytes) -> None:
         spare = -len(segment) % 4
@@ -138,26 +138,26 @@ class Segment:
         except binascii.Error:
             raise InvalidTcString(ConsentReason.MALFORMED) from None
         self._bits = int.from_bytes(decoded) >> 6 * spare
-        self._left = 6 * len(segment)
+        self._unread = 6 * len(segment)
 
     def number(self, width: int) -> int:
-        """The next bits as a number; MALFORMED where there are none."""
-        self._left -= width
-        if self._left < 0:
+        """Read the next bits as a number."""
+        self._unread -= width
+        if self._unread < 0:
             raise InvalidTcString(ConsentReason.MALFORMED)
-        return self._bits >> self._left & (1 << width) - 1
+        return self._bits >> self._unread & (1 << width) - 1
 
     def unread(self) -> int:
-        """How many bits are left."""
-        return self._left
+        """How many bits have not been read."""
+        return self._unread
 
     def end(self) -> None:
-        """Only padding may follow."""
-        if self._bits & (1 << self._left) - 1:
+        """Check that only padding follows."""
+        if self._bits & (1 << self._unread) - 1:
             raise InvalidTcString(ConsentReason.MALFORMED)
 
     def vendors(self) -> Vendors:
-        """A vendor section: a bit field, or ranges."""
+        """Read a vendor section: a bit field, or ranges."""
         head = self.number(17)
         largest = head >> 1
         if head & 1:
@@ -165,35 +165,35 @@ class Segment:
         return Vendors(largest, self.number(largest))
 
     def ranges(self, largest: int) -> Ranges:
-        """A list of ids and ranges of ids, 1 <= first <= last <= largest."""
+        """Read a list of ids and ranges of ids, 1 <= first <= last <= largest."""
         count = self.number(12)
-        # Zeros behind the end, so that every entry can be looked at as if it were a range: flag, first, last.
-        bits, left, found = self._bits << 33, self._left, []
+        # Zeros behind the end, so that every entry can be read as a range: flag, first, last.
+        bits, remaining, ranges = self._bits << 33, self._unread, []
         for _ in range(count):
-            entry = bits >> left & 0x1_FFFF_FFFF
+            entry = bits >> remaining & 0x1_FFFF_FFFF
             first = entry >> 16 & 0xFFFF
             if entry >> 32:
                 last = entry & 0xFFFF
-                left -= 33
+                remaining -= 33
             else:
                 last = first
-                left -= 17
-            if left < 0 or not 1 <= first <= last <= largest:
+                remaining -= 17
+            if remaining < 0 or not 1 <= first <= last <= largest:
                 raise InvalidTcString(ConsentReason.MALFORMED)
-            found.append((first, last))
-        self._left = left
-        return tuple(found)
+            ranges.append((first, last))
+        self._unread = remaining
+        return tuple(ranges)
 
     def restrictions(self) -> dict[int, tuple[Restriction, ...]]:
-        """The publisher's restrictions."""
-        found: dict[int, tuple[Restriction, ...]] = {}
+        """Read the publisher's restrictions, by purpose."""
+        restrictions: dict[int, tuple[Restriction, ...]] = {}
         for _ in range(self.number(12)):
             head = self.number(8)
             purpose, kind = head >> 2, head & 3
             if not 1 <= purpose <= PURPOSES or kind > 2:
                 raise InvalidTcString(ConsentReason.MALFORMED)
-            found[purpose] = (*found.get(purpose, ()), Restriction(kind, self.ranges(0xFFFF)))
-        return found
+            restrictions[purpose] = (*restrictions.get(purpose, ()), Restriction(kind, self.ranges(0xFFFF)))
+        return restrictions
 
 
 __all__ = ["InvalidTcString", "Ranges", "Restriction", "Segment", "TcString", "Vendors", "decode", "has_purpose"]

@@ -1,1 +1,1 @@
-"""What the consent gate remembers of a subject's choices, and where it is stored."""
+"""The consent ledger: the stored choices of subjects, its view in Redis, and what a batch writes to it."""

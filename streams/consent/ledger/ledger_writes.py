@@ -1,4 +1,4 @@
-"""What one batch writes down beside its events: changed states, revocations, and the audit chain."""
+"""What one batch writes beside its events: changed states, revocations, published states, and the audit chain."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -8,41 +8,41 @@ from typing import NamedTuple
 from schemas.codec import Record, encode
 from schemas.fast.flat_encoder import flat_record_encoder
 from schemas.registry import Registry
-from streams.consent.decision.audit import ChainHead, link
+from streams.consent.decision.audit import ChainHead, append_record
 from streams.consent.decision.decide import Action
-from streams.consent.ledger.ledger import DENIED, SEEN_DENIED, WITHDRAWN, StateChange, Times, entry, merge
+from streams.consent.ledger.ledger import DENIED, SEEN_DENIED, WITHDRAWN, StateChange, Times, entry_name, merge
 from streams.consent.policy import BITS, Policy
 from streams.runtime.stage import BY_KEY, Output
 
 STATE, REVOCATIONS, AUDIT, HEADS = "consent.state", "consent.revocations", "consent.audit", "consent.heads"
 SIGNALS = "consent.signals"
 STATE_KIND = "state"
-"""Of a signal that says a whole state: its times by name, as text."""
+"""`kind` of a signal that carries a state: its times by name, as text."""
 MINUTE_MS = 60_000
-DENIALS = tuple(entry("", what) for what in (DENIED, SEEN_DENIED, WITHDRAWN))
-"""Ends of names of times."""
+DENIAL_SUFFIXES = tuple(entry_name("", kind) for kind in (DENIED, SEEN_DENIED, WITHDRAWN))
+"""Of names of times."""
 
 
-Writers = Mapping[str, Callable[[Record], bytes]]
-"""Topic -> how a record is written there."""
+RecordEncoders = Mapping[str, Callable[[Record], bytes]]
+"""Topic -> encoder of its records."""
 
 
-def writers(registry: Registry) -> Writers:
-    """By the newest contracts."""
+def record_encoders(registry: Registry) -> RecordEncoders:
+    """Encoders for the newest contracts."""
     contracts = [registry.latest(topic) for topic in (STATE, REVOCATIONS, AUDIT, HEADS)]
     flat = {contract.topic: flat_record_encoder(contract.parsed, contract.header) for contract in contracts}
     return {**flat, SIGNALS: partial(encode, registry.latest(SIGNALS))}
 
 
 class ChangeSource(NamedTuple):
-    """What a change follows from."""
+    """The cause of a change."""
 
     scope: str
     subject: str
     at: int
     """Collector time, milliseconds UTC."""
     chosen: int
-    """When the visitor chose; 0 = unknown."""
+    """When the visitor chose, milliseconds UTC; 0 = unknown."""
     method: str
     """event, webhook or linked."""
     evidence: str
@@ -51,30 +51,30 @@ class ChangeSource(NamedTuple):
 
 
 class LedgerWrites:
-    """The entries of one batch. `trays` closes them."""
+    """Collects the records of one batch; `outputs` ends the collection."""
 
-    def __init__(self, writers: Writers, policy: Policy, partition: int, head: ChainHead) -> None:
-        self._writers = writers
+    def __init__(self, encoders: RecordEncoders, policy: Policy, partition: int, head: ChainHead) -> None:
+        self._encoders = encoders
         self._policy = policy
         self._partition = partition
         self.head = head
         self.states: dict[str, Times] = {}
         """Changed states, by key."""
-        self._trays: dict[str, list[Output]] = {}
+        self._outputs: dict[str, list[Output]] = {}
         self._denied: Counter[tuple[str, int, str, str]] = Counter()
 
-    def policy_in_force(self, at: int) -> None:
-        """The policy that decides from here on."""
+    def audit_policy(self, at: int) -> None:
+        """Record that this policy is in force from now on. `at`: milliseconds UTC."""
         purposes = " ".join(self._policy.purposes)
         self._audit({"kind": "policy", "reasons": purposes, "outcome": "in force", "method": "file", "minute": minute(at)})
 
-    def change(self, source: ChangeSource, times: Times, change: StateChange) -> Times:
-        """A state that has learned something: the new state, and its audit record."""
+    def change_state(self, source: ChangeSource, times: Times, change: StateChange) -> Times:
+        """Write a changed state and its audit record; the new state is returned."""
         now = merge(times, change.times) if times else change.times
         key = f"{source.scope}|{source.subject}"
         self.states[key] = now
         regulation, _, site = source.scope.partition("|")
-        self._add(
+        self._append(
             STATE,
             key,
             {
@@ -94,7 +94,7 @@ class LedgerWrites:
         return now
 
     def revoke(self, source: ChangeSource, site: str, regulation: str, changes: Iterable[StateChange]) -> None:
-        """Ask for a refusal to reach every linked id: one record for what was granted until now, one for what was not."""
+        """Publish a refusal for linked ids: one record for purposes granted before, one for the others."""
         withdrawn = sorted({purpose for change in changes for purpose in change.withdrawn})
         refused = sorted({purpose for change in changes for purpose in change.refused}.difference(withdrawn))
         for purposes, was_granted in ((withdrawn, True), (refused, False)):
@@ -104,48 +104,48 @@ class LedgerWrites:
                     "withdrawn_ts": source.chosen, "received_ts": source.at, "evidence": source.evidence,
                     "withdrawal": was_granted,
                 }  # fmt: skip
-                self._add(REVOCATIONS, source.subject, revocation)
+                self._append(REVOCATIONS, source.subject, revocation)
 
-    def tell(self, source: ChangeSource, site: str, regulation: str, times: Times) -> None:
-        """Say times of an event's own choice of another of its identifiers, `source.subject`."""
+    def publish_state(self, source: ChangeSource, site: str, regulation: str, times: Times) -> None:
+        """Publish times of an event's choice for another of its identifiers, `source.subject`."""
         record = {
             "subject": source.subject, "site": site, "regulation": regulation, "kind": STATE_KIND,
             "signals": {name: str(time) for name, time in times.items()}, "purposes": [], "chosen_ts": source.chosen,
             "received_ts": source.at, "via": source.method, "evidence": source.evidence,
         }  # fmt: skip
-        self._add(SIGNALS, source.subject, record)
+        self._append(SIGNALS, source.subject, record)
 
-    def denied(self, site: str, start: int, action: Action, reasons: str, n: int) -> None:
-        """Events that lost something."""
+    def count_denied(self, site: str, start: int, action: Action, reasons: str, n: int) -> None:
+        """Count events that lost fields or were dropped, for the audit."""
         self._denied[site, start, action.value, reasons] += n
 
-    def trays(self) -> Mapping[str, list[Output]]:
-        """Everything, with the chain's last link."""
+    def outputs(self) -> Mapping[str, list[Output]]:
+        """All records by topic, with the new head of the audit chain."""
         for (site, start, outcome, reasons), n in self._denied.items():
-            said = {"kind": "denied", "site": site, "minute": start, "outcome": outcome, "reasons": reasons, "n": n}
-            self._audit({**said, "method": "event"})
-        if AUDIT in self._trays:
-            self._add(HEADS, str(self._partition), {"chain": self._partition, **self.head._asdict()}, self._partition)
-        return self._trays
+            fields = {"kind": "denied", "site": site, "minute": start, "outcome": outcome, "reasons": reasons, "n": n}
+            self._audit({**fields, "method": "event"})
+        if AUDIT in self._outputs:
+            self._append(HEADS, str(self._partition), {"chain": self._partition, **self.head._asdict()}, self._partition)
+        return self._outputs
 
-    def _audit(self, said: Record) -> None:
-        said |= {"policy": self._policy.rev, "controller": self._policy.controller}
-        self.head, record = link(self.head, self._partition, said)
-        self._add(AUDIT, str(self._partition), record, self._partition)
+    def _audit(self, fields: Record) -> None:
+        fields |= {"policy": self._policy.rev, "controller": self._policy.controller}
+        self.head, record = append_record(self.head, self._partition, fields)
+        self._append(AUDIT, str(self._partition), record, self._partition)
 
-    def _add(self, topic: str, key: str, record: Record, partition: int = BY_KEY) -> None:
-        self._trays.setdefault(topic, []).append((key.encode(), self._writers[topic](record), partition))
+    def _append(self, topic: str, key: str, record: Record, partition: int = BY_KEY) -> None:
+        self._outputs.setdefault(topic, []).append((key.encode(), self._encoders[topic](record), partition))
 
 
 def minute(time: int) -> int:
-    """The start of a minute."""
+    """The start of a minute, milliseconds UTC."""
     return time // MINUTE_MS * MINUTE_MS
 
 
 def _outcome(change: StateChange) -> str:
     if change.withdrawn:
         return "withdrawn"
-    return "denied" if any(name.endswith(DENIALS) for name in change.times) else "granted"
+    return "denied" if any(name.endswith(DENIAL_SUFFIXES) for name in change.times) else "granted"
 
 
-__all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "ChangeSource", "LedgerWrites", "minute", "writers"]
+__all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "ChangeSource", "LedgerWrites", "minute", "record_encoders"]

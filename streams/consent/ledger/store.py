@@ -1,6 +1,6 @@
-"""The ledger as the stage looks it up: a view of `consent.state`, in Redis. The topic is the truth; the view can be lost.
+"""The view of `consent.state` in which the stage looks states up: in Redis, or in memory. It can be rebuilt from the topic.
 
-Written after the commit, by merging: times only grow, so writing twice or late changes nothing.
+It is written after the commit, by merging: times only grow, so writing twice or late changes nothing.
 """
 
 import secrets
@@ -21,28 +21,29 @@ States = Mapping[str, Times]
 
 
 class LedgerSlice(NamedTuple):
-    """A piece of the topic."""
+    """Consecutive records of the topic, merged."""
 
     erased: Mapping[str, int]
-    """Keys whose older records hold no more, and since when, milliseconds UTC."""
+    """Keys with a tombstone, and its time, milliseconds UTC; their older records do not count."""
     states: States
-    """What was written after that."""
+    """States, without what was written before a tombstone."""
 
 
 Changed = Callable[[int, int], Iterator[LedgerSlice]]
-"""(partition, time in milliseconds UTC) -> what was written to a partition of the topic since then, in its order."""
+"""(partition, milliseconds UTC) -> what was written to a partition of the topic since then, in its order."""
 
 CHUNK = 1_000
-"""Keys of one call, so that no call keeps the server from others for long."""
+"""Keys of one command, so that no command blocks the server for long."""
 BUILDING = "building"
-"""In place of a run id: nobody believes it."""
+"""In place of a run id: the view is incomplete."""
 CHECK_S = 1.0
-"""How often Redis is asked whether it may forget; it can be told so at any time."""
+"""How often Redis is asked for its eviction policy, which can change at any time."""
 MARKED_S = 8 * 86_400
+"""How long the mark of an erasure stays: `events.raw` can be replayed for 7 days."""
 MARGIN_MS = 300_000
-"""Longer than a transaction may last: what was committed and not written to the view is at most that much older."""
+"""Longer than a transaction may last: how much older than the mark a committed state may be that is not in the view."""
 
-# Keys of one partition share a hash tag, and so a node. Every entry becomes the larger of what is there and what is given.
+# Keys of one partition share a hash tag, and so a node. Each time becomes the larger of the stored and the new one.
 MERGE = """
 for at, key in ipairs(KEYS) do
   local text = ARGV[at + 1]
@@ -60,7 +61,7 @@ return #KEYS
 """
 
 
-# The mark becomes the second argument where it begins with the first: a server that was emptied or started again has none such.
+# Sets the mark to the second argument if it begins with the first. An emptied or restarted server has no such mark.
 MOVE = """
 local found = redis.call('GET', KEYS[1])
 if found and string.sub(found, 1, #ARGV[1]) == ARGV[1] then
@@ -72,36 +73,36 @@ return 0
 
 
 class StateStore(Protocol):
-    """Retryable while it is away, from every call."""
+    """Where states are looked up. Every method raises Retryable while it is unavailable."""
 
     def open(self, partition: int) -> None:
-        """Make sure that the view holds everything that was committed of a partition."""
+        """Make sure that the view has every committed state of a partition."""
         ...
 
     def incomplete(self, partitions: Sequence[int]) -> list[int]:
-        """Those of these partitions whose view is not open, or was lost since."""
+        """The partitions among these whose view is not open, or has been lost."""
         ...
 
     def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:
-        """The states of these keys, None where nothing is known."""
+        """The states of these keys, None where there is none."""
         ...
 
     def read_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[str, Times | None]:
-        """States of these keys by partition, which other workers may hold."""
+        """States by key, of keys of any partition, whose view another worker may write."""
         ...
 
     def write(self, partition: int, states: States, at: int) -> None:
-        """Merge states in that were committed; all older ones of the partition are in. `at`: milliseconds UTC."""
+        """Merge committed states into the view, which has all older ones of the partition. `at`: milliseconds UTC."""
         ...
 
 
 def state_key(regulation: str, site: str, subject: str) -> str:
-    """The name of a state."""
+    """The key of a state."""
     return f"{regulation}|{site}|{subject}"
 
 
 class MemoryStateStore:
-    """For tests and walks without Redis."""
+    """A view in memory, for tests and runs without Redis."""
 
     def __init__(self) -> None:
         self.states: dict[str, Times] = {}
@@ -128,51 +129,51 @@ class MemoryStateStore:
 
 
 class RedisStateStore:
-    """`cs:{<partition>}:<key>` = the times as JSON; `cv:{<partition>}` = which server the view was built on, when it was last
-    complete, and of which topic, by its id.
+    """The view in Redis.
 
-    A server that was started again may have lost what it held, so its run id is part of the mark; another means: build again.
-    Each connection asks for it once: nothing but a new connection can lead to another server. `connect` makes the client.
-    Of a topic made anew, or of another cluster's, everything is read, however old it says to be. What the view knew stays in
-    it: no refusal is forgotten. `topic_id` asks Kafka; Retryable.
+    `cs:{<partition>}:<key>` holds the times as JSON. `cv:{<partition>}` is the mark of a complete view: the run id of the
+    server, the time until which the view is complete, and the id of the topic. A restarted server may have lost data, so a mark
+    with another run id means: rebuild. The run id is read once for each connection: only a new one can lead to another server.
+    A recreated topic, or one of another cluster, is read whole; states of the old topic stay, so that no refusal is lost.
     """
 
     def __init__(
         self, connect: Callable[..., Any], changed: Changed, keep_s: int, topic_id: Callable[[], str] = lambda: ""
     ) -> None:
-        self._redis = connect(redis_connect_func=self._meet)
+        """`connect` makes a client; `keep_s`: expiry of states; `topic_id` asks Kafka, and raises Retryable."""
+        self._redis = connect(redis_connect_func=self._on_connect)
         self._changed = changed
         self._keep_s = keep_s
         self._topic_id = topic_id
         self._merge = self._redis.register_script(MERGE)
         self._move = self._redis.register_script(MOVE)
-        self._met = ""
-        """Run id of the server that the newest connection leads to."""
-        self._whole: dict[int, str] = {}
-        """Partition -> run id of the server on which it was found to be whole."""
+        self._server = ""
+        """Run id of the server of the newest connection."""
+        self._complete_on: dict[int, str] = {}
+        """Partition -> run id of the server on which its view was complete."""
         self._built_of: dict[int, str] = {}
-        """Partition -> id of the topic that its view was built of."""
+        """Partition -> id of the topic from which its view was built."""
         self._checked = 0.0
 
     def open(self, partition: int) -> None:
-        """See `StateStore`. What the mark does not cover is read from the topic. Retryable where it is emptied meanwhile."""
-        topic_id = self._topic_id()  # before it is read: of one made anew in between, the next opening reads everything
+        """See `StateStore`. What the mark does not cover is read from the topic. Retryable if Redis is emptied meanwhile."""
+        topic_id = self._topic_id()  # before the topic is read: one recreated in between is read whole by the next opening
         try:
             self._check()
-            server, building = self._met, f"{BUILDING}|{secrets.token_hex(8)}"
+            server, building = self._server, f"{BUILDING}|{secrets.token_hex(8)}"
             mark = (self._redis.set(mark_key(partition), building, get=True) or b"").decode().split("|")
             since = int(mark[1]) - MARGIN_MS if len(mark) == 3 and (mark[0], mark[2]) == (server, topic_id) else 0
             began, written = int(time.time() * 1000), 0
-            for piece in self._changed(partition, max(0, since)):
-                self._struck(partition, piece.erased)
-                self._merged(partition, piece.states)
-                written += len(piece.states)
-            done = self._moved(partition, building, f"{server}|{began}|{topic_id}")
+            for ledger_slice in self._changed(partition, max(0, since)):
+                self._apply_erasures(partition, ledger_slice.erased)
+                self._merge_states(partition, ledger_slice.states)
+                written += len(ledger_slice.states)
+            is_marked = self._move_mark(partition, building, f"{server}|{began}|{topic_id}")
         except redis.RedisError as error:
-            raise _away(error) from error
-        if not done or self._met != server:
+            raise _unavailable(error) from error
+        if not is_marked or self._server != server:
             raise Retryable("the consent ledger's Redis was emptied, or started again, while its view was built")
-        self._whole[partition], self._built_of[partition] = server, topic_id
+        self._complete_on[partition], self._built_of[partition] = server, topic_id
         if written:
             get_logger().info("consent view", partition=partition, states=written, whole=since <= 0)
 
@@ -183,15 +184,15 @@ class RedisStateStore:
         try:
             marks = self._redis.mget([mark_key(partition) for partition in partitions])
         except redis.RedisError as error:
-            raise _away(error) from error
+            raise _unavailable(error) from error
         return [
             partition
             for partition, mark in zip(partitions, marks, strict=True)
-            if self._whole.get(partition) != self._met or not marks_whole(mark, self._met)
+            if self._complete_on.get(partition) != self._server or not marks_complete(mark, self._server)
         ]
 
     def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:
-        """See `StateStore`. Retryable, after building the view again, where it turns out to be lost."""
+        """See `StateStore`. A lost view is rebuilt first."""
         try:
             if time.monotonic() > self._checked + CHECK_S:
                 self._check()
@@ -200,98 +201,98 @@ class RedisStateStore:
                 self.open(partition)
                 texts = self._look_up(partition, keys)
         except redis.RedisError as error:
-            raise _away(error) from error
+            raise _unavailable(error) from error
         if texts is None:
             raise Retryable("the consent ledger's Redis was emptied while it was read")
         return [None if text is None else orjson.loads(text) for text in texts]
 
     def read_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[str, Times | None]:
-        """See `StateStore`. A view that nobody has built on this server is built first. Retryable."""
+        """See `StateStore`. A view that no worker has built on this server is built first. Retryable."""
         try:
-            read = self._look_elsewhere(keys)
-            missing = [partition for partition in keys if partition not in read]
+            texts = self._look_elsewhere(keys)
+            missing = [partition for partition in keys if partition not in texts]
             for partition in missing:
                 self.open(partition)
             if missing:
-                read |= self._look_elsewhere({partition: keys[partition] for partition in missing})
+                texts |= self._look_elsewhere({partition: keys[partition] for partition in missing})
         except redis.RedisError as error:
-            raise _away(error) from error
-        if read.keys() != keys.keys():
+            raise _unavailable(error) from error
+        if texts.keys() != keys.keys():
             raise Retryable("the consent ledger's Redis was emptied while it was read")
         return {
-            key: None if text is None else orjson.loads(text)
+            key: None if state_text is None else orjson.loads(state_text)
             for partition, some in keys.items()
-            for key, text in zip(some, read[partition], strict=True)
+            for key, state_text in zip(some, texts[partition], strict=True)
         }
 
     def _look_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[int, list[bytes | None]]:
-        """The texts of those partitions whose view is whole, whoever has built it, in one round trip."""
+        """Texts by partition, in one round trip; partitions with an incomplete view are left out."""
         pieces = [(partition, some[at : at + CHUNK]) for partition, some in keys.items() for at in range(0, len(some), CHUNK)]
         with self._redis.pipeline(transaction=False) as pipeline:
             for partition, some in pieces:
                 pipeline.mget([mark_key(partition), *(view_key(partition, key) for key in some)])
             answers = pipeline.execute()
         texts: dict[int, list[bytes | None]] = {partition: [] for partition in keys}
-        for (partition, _), (mark, *found) in zip(pieces, answers, strict=True):
-            if not marks_whole(mark, self._met):
+        for (partition, _), (mark, *values) in zip(pieces, answers, strict=True):
+            if not marks_complete(mark, self._server):
                 texts.pop(partition, None)
             elif partition in texts:
-                texts[partition] += found
+                texts[partition] += values
         return texts
 
     def _look_up(self, partition: int, keys: Sequence[str]) -> list[bytes | None] | None:
-        """The texts of these keys, or None where the view is not whole any more."""
-        found: list[bytes | None] = []
+        """The texts of these keys; None where the view is not complete any more."""
+        values: list[bytes | None] = []
         for start in range(0, len(keys), CHUNK):
-            # The mark comes along each time, so that no look-up falls between an end of the view and its being noticed.
+            # The mark is read in the same command, so that states of a view that was just lost are never used.
             names = [mark_key(partition), *(view_key(partition, key) for key in keys[start : start + CHUNK])]
-            mark, *texts = self._redis.mget(names)
-            if self._whole.get(partition) != self._met or not marks_whole(mark, self._met):
+            mark, *chunk = self._redis.mget(names)
+            if self._complete_on.get(partition) != self._server or not marks_complete(mark, self._server):
                 return None
-            found += texts
-        return found
+            values += chunk
+        return values
 
     def write(self, partition: int, states: States, at: int) -> None:
-        """See `StateStore`. A view that is not whole any more is not said to be: the next look-up builds it."""
+        """See `StateStore`. A view that is not complete any more is not marked: the next look-up rebuilds it."""
         try:
-            self._merged(partition, states)
-            server = self._whole.get(partition)
+            self._merge_states(partition, states)
+            server = self._complete_on.get(partition)
             if server is not None:
-                self._moved(partition, f"{server}|", f"{server}|{at}|{self._built_of[partition]}")
+                self._move_mark(partition, f"{server}|", f"{server}|{at}|{self._built_of[partition]}")
         except redis.RedisError as error:
-            raise _away(error) from error
+            raise _unavailable(error) from error
 
     def erase(self, partition: int, keys: Sequence[str], at: int) -> None:
-        """Take states out of the view, whose records are tombstones by then; a mark keeps a replay from bringing them back.
+        """Replace states by the mark of an erasure, which keeps a replay from storing them again. Retryable.
 
-        It stays for as long as `events.raw` could be read again. Retryable.
+        Their tombstones must be on the topic. The mark stays as long as `events.raw` can be replayed.
         """
         try:
             self._set_erased(partition, dict.fromkeys(keys, at))
         except redis.RedisError as error:
-            raise _away(error) from error
+            raise _unavailable(error) from error
 
-    def known(self, partition: int, keys: Sequence[str], until: int) -> list[str]:
-        """Those of these states in the view that say something of a time until then. Retryable."""
-        found: list[str] = []
+    def keys_until(self, partition: int, keys: Sequence[str], until: int) -> list[str]:
+        """The keys among these whose state has a time not after `until`, milliseconds UTC. Retryable."""
+        matching: list[str] = []
         try:
             for start in range(0, len(keys), CHUNK):
                 some = keys[start : start + CHUNK]
                 for key, text in zip(some, self._redis.mget([view_key(partition, key) for key in some]), strict=True):
                     times = {} if text is None else orjson.loads(text)
-                    found += [key] * any(time <= until for name, time in times.items() if name != ERASED)
+                    matching += [key] * any(time <= until for name, time in times.items() if name != ERASED)
         except redis.RedisError as error:
-            raise _away(error) from error
-        return found
+            raise _unavailable(error) from error
+        return matching
 
-    def _struck(self, partition: int, erased: Mapping[str, int]) -> None:
-        """What the view says of these is from before they were erased, or comes again. A mark that it has is the better one."""
+    def _apply_erasures(self, partition: int, erased: Mapping[str, int]) -> None:
+        """Replace states that have a tombstone. An existing mark of an erasure is kept, because it is exact."""
         items = list(erased.items())
         for start in range(0, len(items), CHUNK):
             some = items[start : start + CHUNK]
             texts = self._redis.mget([view_key(partition, key) for key, _ in some])
-            known = [{} if text is None else orjson.loads(text) for text in texts]
-            self._set_erased(partition, {key: times.get(ERASED, at) for (key, at), times in zip(some, known, strict=True)})
+            states = [{} if text is None else orjson.loads(text) for text in texts]
+            self._set_erased(partition, {key: times.get(ERASED, at) for (key, at), times in zip(some, states, strict=True)})
 
     def _set_erased(self, partition: int, erased: Mapping[str, int]) -> None:
         with self._redis.pipeline(transaction=False) as pipeline:
@@ -299,19 +300,19 @@ class RedisStateStore:
                 pipeline.set(view_key(partition, key), orjson.dumps({ERASED: at}), ex=MARKED_S)
             pipeline.execute()
 
-    def _merged(self, partition: int, states: States) -> None:
+    def _merge_states(self, partition: int, states: States) -> None:
         items = list(states.items())
         for start in range(0, len(items), CHUNK):
             some = items[start : start + CHUNK]
             texts = [orjson.dumps(times) for _, times in some]
             self._merge(keys=[view_key(partition, key) for key, _ in some], args=[self._keep_s, *texts])
 
-    def _moved(self, partition: int, before: str, mark: str) -> bool:
-        """Set the mark where it begins like this; whether it did."""
+    def _move_mark(self, partition: int, before: str, mark: str) -> bool:
+        """Set the mark if it begins with `before`; whether it did."""
         return bool(self._move(keys=[mark_key(partition)], args=[before, mark]))
 
     def _check(self) -> None:
-        """ConfigError where Redis may forget withdrawals on its own."""
+        """ConfigError where Redis may evict states."""
         policy = self._redis.info("memory").get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise ConfigError(
@@ -320,13 +321,13 @@ class RedisStateStore:
             )
         self._checked = time.monotonic()
 
-    def _meet(self, connection: Any) -> None:
+    def _on_connect(self, connection: Any) -> None:
         connection.on_connect()
-        self._met = server_run_id(connection)
+        self._server = server_run_id(connection)
 
 
-def piece_of(records: Iterable[tuple[str, Times | None, int]]) -> LedgerSlice:
-    """Keys, times (None: a tombstone, which is an erasure's) and when they were written, milliseconds UTC, in their order."""
+def merge_records(records: Iterable[tuple[str, Times | None, int]]) -> LedgerSlice:
+    """Merge (key, times, written at in milliseconds UTC) in their order; times of None are a tombstone."""
     erased: dict[str, int] = {}
     states: dict[str, Times] = {}
     for key, times, at in records:
@@ -338,22 +339,22 @@ def piece_of(records: Iterable[tuple[str, Times | None, int]]) -> LedgerSlice:
     return LedgerSlice(erased, states)
 
 
-def marks_whole(mark: bytes | None, server: str) -> bool:
-    """Whether a partition's mark says that its view is whole on the server of this run id."""
+def marks_complete(mark: bytes | None, server: str) -> bool:
+    """Whether a partition's mark says that its view is complete on the server of this run id."""
     return mark is not None and server != "" and mark.decode().partition("|")[0] == server
 
 
-def _away(error: redis.RedisError) -> Retryable:
+def _unavailable(error: redis.RedisError) -> Retryable:
     return Retryable(f"the consent ledger's Redis: {type(error).__name__}")
 
 
 def view_key(partition: int, key: str) -> str:
-    """The name of a state in Redis."""
+    """The Redis key of a state."""
     return f"cs:{{{partition}}}:{key}"
 
 
 def mark_key(partition: int) -> str:
-    """The name of a partition's mark in Redis."""
+    """The Redis key of a partition's mark."""
     return f"cv:{{{partition}}}"
 
 
@@ -363,8 +364,8 @@ __all__ = [
     "RedisStateStore",
     "StateStore",
     "mark_key",
-    "marks_whole",
-    "piece_of",
+    "marks_complete",
+    "merge_records",
     "state_key",
     "view_key",
 ]

@@ -1,1 +1,1 @@
-"""Removes from an event what its purposes do not allow."""
+"""Removes from events what the granted purposes do not cover."""

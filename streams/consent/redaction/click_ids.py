@@ -1,6 +1,6 @@
-"""Advertising click ids inside other fields: parameters, path segments, property names, JSON; however they are escaped. Pure.
+"""Removes advertising click ids from texts and maps: parameters, path segments, keys, JSON, in every escaping. Pure.
 
-Not detected: ids that a sender has encrypted or wrapped in base64, and bare values under a name of the sender's own making.
+Not detected: ids that are encrypted or in base64, and values under a name that is not listed.
 """
 
 import json
@@ -19,19 +19,19 @@ from streams.consent.redaction.decoded_text import (
 )
 
 DEPTH = 32
-"""How deep JSON is followed; what lies deeper is removed."""
+"""Levels of JSON that are followed; deeper ones are removed."""
 ROUNDS = 8
-"""How often a text is searched again, because what is left may read as a name; a text that needs more is removed."""
+"""How often a text is searched again, because the rest may form a name; a text that needs more is removed."""
 KEY_SIZE = 128
-"""How many characters before a name can belong to its key."""
+"""Characters before a name that can belong to its key."""
 CONTAINER_SIZE = 1_024
-"""How many characters before a name its brackets can open; where they do not, all of that goes."""
+"""Characters before a name in which its bracket can open; where it does not, all of them are removed."""
 AMBIGUOUS = 4
-"""Names of so few letters and nothing else are words too: as values, and before a colon, they count in JSON only."""
+"""Letters of the longest name that is a word too: as a value, and before a colon, it counts in JSON only."""
 
 NAMING = ("key", "name", "k", "n", "param", "parameter", "parameter_name", "field", "id")
 VALUED = ("value", "val", "v", "values", "data", "content", "string_value", "stringvalue", "parameter_value")
-"""Names under which parameters are written as pairs, `{"key": "gclid", "value": ...}`."""
+"""Keys of parameters that are written as pairs, `{"key": "gclid", "value": ...}`."""
 
 _QUOTES = "\"'`"
 _RUNS = re.compile(rb"\x01+")
@@ -50,12 +50,12 @@ _MEMBER_END = re.compile(r"[,}\]&;\s\"'`<>)]")
 
 
 class TextSpan(NamedTuple):
-    """A part of a decoded text that goes."""
+    """A part of a decoded text that is removed."""
 
     begin: int
     end: int
     separators: str
-    """One of these beside it goes too."""
+    """One of these beside it is removed too."""
 
 
 class ClickIds:
@@ -75,19 +75,19 @@ class ClickIds:
         self._anywhere = re.compile(listed)
 
     def may_hold_bytes(self, data: bytes) -> bool:
-        """The quick check of encoded fields, false only if `may_hold` is false of their texts.
+        """A quick check of encoded fields; false only if `may_hold` is false for their texts.
 
-        Lengths stand beside the texts, and read as any character: so a name counts whatever is next to it.
+        Length bytes beside the texts can be any character, so a name counts whatever is next to it.
         """
         text = data.decode(errors="replace")
         return has_escapes(text) or self._anywhere.search(text.lower()) is not None
 
     def may_hold(self, texts: Iterable[str]) -> bool:
-        """The quick check of texts: false only if `clean_text` and `clean_map` leave all of these as they are."""
+        """A quick check of texts: false only if `clean_text` and `clean_map` change none of these."""
         return self._suspect("\n".join(texts)) is not None
 
     def clean_text(self, text: str) -> str:
-        """An address or other text without click ids; where too many escapes may hide one, it ends before them."""
+        """A text without click ids; where too many escapes may hide one, it is cut before them."""
         for _ in range(ROUNDS):
             cleaned = self._clean_once(text)
             if cleaned == text:
@@ -96,11 +96,11 @@ class ClickIds:
         return ""
 
     def clean_map(self, properties: dict[str, str]) -> dict[str, str]:
-        """Properties without click ids: neither as names, nor in their texts, nor in the JSON that some of them are."""
-        kept = {name: self._clean_value(text) for name, text in properties.items() if not self._in_key(name)}
-        if any(name.lower() in NAMING and self._is_name(text) for name, text in kept.items()):
-            kept = {name: text for name, text in kept.items() if name.lower() not in VALUED}
-        return kept
+        """A map without click ids in its keys, its texts and its JSON."""
+        cleaned = {name: self._clean_value(text) for name, text in properties.items() if not self._in_key(name)}
+        if any(name.lower() in NAMING and self._is_name(text) for name, text in cleaned.items()):
+            cleaned = {name: text for name, text in cleaned.items() if name.lower() not in VALUED}
+        return cleaned
 
     def _in_key(self, key: str) -> bool:
         """Whether a key is a click id's name, ends with one, or is a text that holds a click id."""
@@ -116,7 +116,7 @@ class ClickIds:
         return any(_KEY_END.match(decoded, end) for _, end in self._names_in(decoded))
 
     def _suspect(self, text: str) -> str | None:
-        """The text without escapes if a name stands in it; as it is if it has too many of them to know."""
+        """The text without escapes if it has a name; the text itself if it has too many escapes; else None."""
         decoded = decode_text(text) if has_escapes(text) else text
         if decoded is None:
             return text
@@ -142,10 +142,10 @@ class ClickIds:
                 cleaned = self._walk(content, DEPTH)
                 if cleaned == content and not (doubled and self._suspect(json.dumps(doubled))):
                     return value
-                # ASCII: what was escaped may be half of a surrogate pair, which has no UTF-8.
+                # ASCII, because an escape may be half of a surrogate pair, which has no UTF-8.
                 return json.dumps(cleaned, separators=(",", ":"), allow_nan=False)
             except (ValueError, RecursionError):
-                pass  # cut or broken, or no JSON at all: its text is searched
+                pass  # cut, broken or no JSON: it is searched as text
         return self.clean_text(value)
 
     def _walk(self, value: Any, depth: int) -> Any:
@@ -184,28 +184,28 @@ class ClickIds:
             decoded = decode_with_offsets(text)
         else:
             decoded = unescaped(text)
-        gone: bytearray | None = None
-        done = 0
+        removed: bytearray | None = None
+        end_of_last = 0
         for begin, end in self._names_in(decoded.text):
-            if begin >= done and (span := _span(decoded, begin, end)) is not None:
-                gone = gone or bytearray(len(decoded.text))
-                first, done = _with_separator(decoded, span, gone)
-                gone[first:done] = b"\1" * (done - first)
-        return text if gone is None else _without(text, decoded, gone)
+            if begin >= end_of_last and (span := _span(decoded, begin, end)) is not None:
+                removed = removed or bytearray(len(decoded.text))
+                first, end_of_last = _with_separator(decoded, span, removed)
+                removed[first:end_of_last] = b"\1" * (end_of_last - first)
+        return text if removed is None else _without(text, decoded, removed)
 
 
-def _without(text: str, decoded: DecodedText, gone: bytearray) -> str:
-    """A text without the parts that these of its decoded characters stand for."""
-    kept: list[str] = []
+def _without(text: str, decoded: DecodedText, removed: bytearray) -> str:
+    """The text without the parts whose decoded characters are marked as removed."""
+    pieces: list[str] = []
     copied = 0
-    for run in _RUNS.finditer(gone):
-        kept.append(text[copied : decoded.begins[run.start()]])
+    for run in _RUNS.finditer(removed):
+        pieces.append(text[copied : decoded.begins[run.start()]])
         copied = max(copied, decoded.ends[run.end() - 1])
-    return "".join((*kept, text[copied:]))
+    return "".join((*pieces, text[copied:]))
 
 
 def _begins_word(text: str, at: int) -> bool:
-    """Whether a name can begin here: after what is neither letter nor digit, or as a new word in camel case."""
+    """Whether a name can begin here: after no letter or digit, or as a new word in camel case."""
     before = text[at - 1]
     if not (before.isascii() and before.isalnum()):
         return True
@@ -215,7 +215,7 @@ def _begins_word(text: str, at: int) -> bool:
 
 
 def _span(decoded: DecodedText, name: int, end: int) -> TextSpan | None:
-    """What belongs to a name: its whole key and its value; None where it is no key."""
+    """The key and the value of a name; None where it is no key."""
     text, begin = decoded.text, name
     first = max(0, begin - KEY_SIZE)
     while begin > first and (text[begin - 1].isalnum() or text[begin - 1] in "_.-$@[]"):
@@ -234,14 +234,14 @@ def _span(decoded: DecodedText, name: int, end: int) -> TextSpan | None:
 
 
 def _is_named(text: str, begin: int, end: int) -> bool:
-    """Whether a word in quotes is a parameter's name by what stands around it: `"key": "fbc"`, `["fbc", ...]`."""
+    """Whether a word in quotes is the name of a parameter by its context: `"key": "fbc"`, `["fbc", ...]`."""
     if _NAMED_BEFORE.search(text, max(0, begin - KEY_SIZE), begin):
         return True
     return text[:begin].rstrip(" +\n\t").endswith("[") and _PAIR.match(text, end) is not None
 
 
 def _pair(decoded: DecodedText, name: slice, after: re.Match[str], begin: int) -> TextSpan | None:
-    """`name=value` and `"name": value`."""
+    """The span of `name=value` or `"name": value`."""
     text, sign = decoded.text, after["sign"]
     before = text[begin - 1] if begin else ""
     quoted = bool(after["quote"]) and before == after["quote"]
@@ -276,13 +276,13 @@ def _value_end(decoded: DecodedText, begin: int, depth: int, ending: re.Pattern[
 
 
 def _is_path(text: str, begin: int) -> bool:
-    """Whether a parameter stands in the path of an address: after no `?` or `#`."""
+    """Whether a parameter is in the path of an address, before any `?` or `#`."""
     address = text[max(text.rfind(sign, 0, begin) for sign in " \"'`<>\n") + 1 : begin]
     return "/" in address and "?" not in address and "#" not in address
 
 
 def _segments(decoded: DecodedText, begin: int, slash: int) -> TextSpan | None:
-    """`/name/value`."""
+    """The span of `/name/value`."""
     end = _value_end(decoded, slash + 1, decoded.depths[slash], _SEGMENT_END)
     if end == slash + 1:
         return None
@@ -290,7 +290,7 @@ def _segments(decoded: DecodedText, begin: int, slash: int) -> TextSpan | None:
 
 
 def _container(decoded: DecodedText, at: int) -> TextSpan | None:
-    """What stands beside a name in the innermost brackets; to the end of the text where they are never closed."""
+    """The content of the innermost brackets around a name; to the end of the text where they are never closed."""
     text, depth = decoded.text, 0
     if not re.search(r"[{\[<]", text[:at]):
         return None
@@ -308,7 +308,7 @@ def _container(decoded: DecodedText, at: int) -> TextSpan | None:
 
 
 def _closing(decoded: DecodedText, begin: int) -> int:
-    """The index behind the bracket that closes the one at `begin`; what stands in quotes does not count."""
+    """The index behind the bracket that closes the one at `begin`; brackets in quotes do not count."""
     text, opener = decoded.text, decoded.text[begin]
     depth, quote = 0, -1
     for match in _BRACKETS[opener].finditer(text, begin):
@@ -325,24 +325,24 @@ def _closing(decoded: DecodedText, begin: int) -> int:
     return len(text)
 
 
-def _with_separator(decoded: DecodedText, span: TextSpan, gone: bytearray) -> tuple[int, int]:
-    """A span and the separator that is one too many without it: the one before, else the one behind, else the `?`."""
+def _with_separator(decoded: DecodedText, span: TextSpan, removed: bytearray) -> tuple[int, int]:
+    """A span with the separator that becomes superfluous: the one before, else the one behind, else the `?`."""
     text, depths = decoded.text, decoded.depths
     begin, end, separators = span
     if not separators:
         return begin, end
     blanks = " +\t\r\n" if "," in separators else ""
-    left, right = gone.rfind(b"\0", 0, begin), end
-    while left >= 0 and text[left] in blanks:
-        left = gone.rfind(b"\0", 0, left)
-    while right < len(text) and text[right] in blanks:
-        right += 1
-    if left >= 0 and text[left] in separators:
-        return left, end
-    is_first = left < 0 or text[left] != "="
-    if is_first and right < len(text) and text[right] in separators and (left < 0 or depths[right] >= depths[left]):
-        return begin, right + 1 + (right + 1 < len(text) and text[right + 1] in blanks)
-    return (left, end) if left >= 0 and text[left] == "?" else (begin, end)
+    before, after = removed.rfind(b"\0", 0, begin), end
+    while before >= 0 and text[before] in blanks:
+        before = removed.rfind(b"\0", 0, before)
+    while after < len(text) and text[after] in blanks:
+        after += 1
+    if before >= 0 and text[before] in separators:
+        return before, end
+    is_first = before < 0 or text[before] != "="
+    if is_first and after < len(text) and text[after] in separators and (before < 0 or depths[after] >= depths[before]):
+        return begin, after + 1 + (after + 1 < len(text) and text[after + 1] in blanks)
+    return (before, end) if before >= 0 and text[before] == "?" else (begin, end)
 
 
 def _spelling(name: str) -> str:
@@ -365,7 +365,7 @@ def _ambiguous(name: str) -> bool:
 
 
 def _keep_last(pairs: list[tuple[str, Any]], doubled: list[Any]) -> dict[str, Any]:
-    """An object with its last keys; earlier members of the same name are noted, because the text still has them."""
+    """An object with the last value of each key; `doubled` collects earlier ones, which the text still has."""
     content = dict(pairs)
     if len(content) != len(pairs):
         doubled += [(key, value) for key, value in pairs if content[key] is not value]

@@ -1,4 +1,4 @@
-"""Text without its escapes, and which part of the source each character stands for. Pure.
+"""Undoes the escapes of texts, and maps each character to its source. Pure.
 
 Undone, in any order and several times over: percent-encoding (also of percent signs, and `%uXXXX`), backslash escapes of JSON
 and JavaScript, HTML entities, letters that look like ASCII (full-width, mathematical), and zero-width characters.
@@ -12,7 +12,7 @@ from html.entities import html5
 from typing import NamedTuple
 
 PASSES = 8
-"""How often escapes that come out of escapes are undone; a text that has still more is not read."""
+"""How often nested escapes are undone; a text with more layers is not decoded."""
 
 _INVISIBLE = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
 
@@ -29,10 +29,10 @@ def _look_alikes() -> dict[str, str]:
 
 
 _LOOK_ALIKES = _look_alikes()
-# Letters beyond U+FFFF stand in a class of their own: with them, the other would be searched one by one.
+# Letters beyond U+FFFF have a class of their own: with them, the regex engine would try the others one by one.
 _NEAR, _FAR = ("".join(letter for letter in _LOOK_ALIKES if (letter > "\uffff") is far) for far in (False, True))
 FOREIGN = re.compile(rf"[{_INVISIBLE}{_NEAR}]|(?=[\U00010000-\U0010ffff])[{_FAR}\U000e0000-\U000e0fff]")
-"""One character that is no ASCII, and stands for some or for nothing."""
+"""One non-ASCII character that stands for ASCII or for nothing."""
 
 _P = r"%(?:25)*"
 _ASCII_ESCAPE = re.compile(
@@ -56,26 +56,26 @@ _BLANKS = dict.fromkeys("nrtbf", " ")
 
 
 class DecodedText(NamedTuple):
-    """A text without escapes; of each of its characters, by index, the source and the layers that were taken away."""
+    """A text without escapes; for each of its characters, by index, the source and the removed layers."""
 
     text: str
     begins: Sequence[int]
     ends: Sequence[int]
     depths: Sequence[int]
-    """Percent-encodings that the character had."""
+    """Removed percent-encodings."""
     quoting: Sequence[int]
-    """Percent-encodings and backslashes that it had."""
+    """Removed percent-encodings and backslashes."""
 
 
 def has_escapes(text: str) -> bool:
-    """Whether there may be something to undo; true for some texts without."""
+    """Whether a text may have escapes; true for some texts without."""
     if "%" in text or "\\" in text or ("&" in text and _ENTITY.search(text)):
         return True
     return not text.isascii() and FOREIGN.search(text) is not None
 
 
 def decode_text(text: str) -> str | None:
-    """The text without escapes; None if there are too many layers of them."""
+    """Undo all escapes of a text; None where they have too many layers."""
     for _ in range(PASSES):
         decoded = _escape(text).sub(_replace, text)
         if decoded == text or not has_escapes(decoded):
@@ -85,13 +85,13 @@ def decode_text(text: str) -> str | None:
 
 
 def unescaped(text: str) -> DecodedText:
-    """A text that has no escapes."""
+    """The `DecodedText` of a text without escapes."""
     n = len(text)
     return DecodedText(text, range(n), range(1, n + 1), bytes(n), bytes(n))
 
 
 def decode_with_offsets(text: str) -> DecodedText:
-    """What `decode_text` gives, with the source of each character; for texts that it reads."""
+    """Undo all escapes of a text that `decode_text` decodes, with the source of each character."""
     decoded = unescaped(text)
     while (following := _undo(decoded)).text != decoded.text:
         decoded = following
@@ -99,7 +99,7 @@ def decode_with_offsets(text: str) -> DecodedText:
 
 
 def first_escape(text: str) -> int:
-    """Where the first escape begins; the length of the text if it has none."""
+    """The index of the first escape; the length of the text if it has none."""
     escape = _escape(text).search(text)
     return len(text) if escape is None else escape.start()
 
@@ -163,19 +163,19 @@ def _replace(match: re.Match[str]) -> str:
 
 
 def _utf16(escape: str) -> str:
-    """What one or two `uXXXX` stand for."""
+    """Decode one or two `uXXXX`."""
     units = bytes.fromhex("".join(part[:4] for part in escape.split("u")[1:]))
     return units.decode("utf-16-be", "surrogatepass")
 
 
 def _entity(escape: str) -> str:
-    """`&amp;` before anything else is one that was escaped again."""
+    """Decode an HTML entity; each leading `&amp;` is a further layer of escaping."""
     bare = "&" + re.sub(r"^&(?:amp;)*", "", escape)
     if bare == "&":
         return "&"
     if bare[1] == "#":
         return html.unescape(bare if bare[-1] == ";" else f"{bare};")
-    # A parameter may be called like no entity: `?a=1&b;c=2` has none.
+    # A parameter that is no entity stays: `?a=1&b;c=2`.
     return html5.get(bare[1:], bare)
 
 

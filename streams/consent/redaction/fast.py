@@ -1,6 +1,6 @@
-"""Strips and anonymises events as bytes: kept fields are copied as slices; what is known to hold no click id is not decoded.
+"""Strips and anonymises encoded events: fields that stay are copied as slices, and clean values are not decoded again.
 
-The same results as `strip.py` gives on decoded records, several times faster.
+The results equal those of `reference.py` on decoded records, several times faster.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -26,37 +26,36 @@ from streams.consent.redaction.reference import (
     ContractShape,
     clean_value,
     cleaners,
-    read_signals,
+    known_signals,
 )
 
 Change = Callable[[bytes], bytes]
-"""The bytes of one field -> what is written instead."""
+"""The bytes of a field -> the bytes that are written instead."""
 Plan = list[tuple[int, int, Change | bytes, Set[bytes]]]
-"""(first field, last field, what is written for them, bytes that are known to stay as they are), in order. What is written is
-always the same bytes, or what the change makes of theirs."""
+"""(first field, last field, constant bytes or a change of theirs, bytes that are known to stay unchanged), in order."""
 Ends = Sequence[int]
 """The offset behind each field of an event."""
 
 
 NONE: Set[bytes] = frozenset()
-KEPT_VALUES = 1_024
-KEPT_BYTES = 1_024
+MAX_CACHED = 1_024
+MAX_CACHED_BYTES = 1_024
 HOURS, COUNTRY = ("collector_ts", "event_ts"), "region"
 """Fields of which an anonymised event keeps a part."""
 VARYING = ("signals", "page_url", "page_title", "page_referrer", "properties")
-"""Fields that are looked at alone, because others beside them are known already more often without."""
-CLEAN_VALUES, CLEAN_BYTES, CLEAN_SIGNALS_BYTES = 2_048, 512, 4_096
-"""How many values of a field, and up to which size, are known to hold nothing that goes."""
+"""Fields that are cleaned alone: their neighbours repeat more often without them."""
+MAX_CLEAN, MAX_CLEAN_BYTES, MAX_CLEAN_SIGNALS_BYTES = 2_048, 512, 4_096
+"""How many values of a field are remembered as clean, and their largest size in bytes; of signals, in bytes."""
 
 
 class Datum:
-    """Bytes of one Avro type, read and written alone."""
+    """Encodes and decodes one Avro type."""
 
     def __init__(self, schema: Any) -> None:
         self._schema = parse_schema(schema, _write_hint=False)
 
     def write(self, value: Any) -> bytes:
-        """The bytes of a value. Undecodable for the start of an hour that no time can say."""
+        """Encode a value. Undecodable for a number out of range."""
         out = BytesIO()
         try:
             schemaless_writer(out, self._schema, value)
@@ -65,7 +64,7 @@ class Datum:
         return out.getvalue()
 
     def read(self, data: bytes) -> Any:
-        """The value. Undecodable."""
+        """Decode a value. Undecodable."""
         try:
             return schemaless_reader(BytesIO(data), self._schema, None)
         except (EOFError, ValueError, IndexError, TypeError, OverflowError, MemoryError) as error:
@@ -94,7 +93,7 @@ class FieldRun(Datum):
 
 
 class Rewriter:
-    """Rewrites events of one contract by one policy."""
+    """Redacts events of one contract under one policy."""
 
     def __init__(self, contract: Contract, policy: Policy, click_ids: ClickIds) -> None:
         names = contract.names
@@ -110,65 +109,65 @@ class Rewriter:
         self._anonymises = self._plan_anonymous()
         self._hours = [names.index(name) for name in HOURS]
         changed = {place for first, last, *_ in self._anonymises for place in range(first, last + 1)}
-        self._kept = _runs(place for place in range(1, len(names)) if place not in changed or names[place] == COUNTRY)
+        self._kept_runs = _runs(place for place in range(1, len(names)) if place not in changed or names[place] == COUNTRY)
         self._anonymous: dict[tuple[Any, ...], bytes] = {}
-        """What is left by what it is made of: the parts that are kept, and hours."""
+        """Anonymised events without their id, by the parts that stay and their hours."""
 
     def ends(self, values: Sequence[bytes]) -> list[Ends | None]:
-        """Where the fields of many events end; None where an event is to be looked at alone."""
+        """The ends of the fields of many events; None for each that must be read alone."""
         if len(values) < MIN_BATCH:
             return [None] * len(values)
-        read = self._columns.read(values)
-        found: list[Ends | None] = np.stack(read.ends, axis=1).tolist()
-        for odd in np.flatnonzero(~read.sound):
-            found[odd] = None
-        return found
+        columns = self._columns.read(values)
+        ends: list[Ends | None] = np.stack(columns.ends, axis=1).tolist()
+        for odd in np.flatnonzero(~columns.sound):
+            ends[odd] = None
+        return ends
 
     def strip(self, value: bytes, mask: int, ends: Ends | None = None) -> bytes:
-        """The datum of a framed event without what the granted purposes do not cover. Undecodable."""
+        """The datum of a framed event, stripped of what the granted purposes do not cover. Undecodable."""
         plan = self._strips.get(mask)
         if plan is None:
             plan = self._strips[mask] = self._plan_strip(mask)
-        return self._apply(value, self._whole(value, ends), plan)
+        return self._apply(value, self._checked_ends(value, ends), plan)
 
     def anonymise(self, value: bytes, event_id: str) -> bytes:
         """The datum of a framed event with the allow-list only, under a new id. Undecodable."""
-        return text_bytes(event_id) + self._left(value)
+        return text_bytes(event_id) + self._rest(value)
 
     def anonymise_many(self, values: Sequence[bytes], event_ids: Sequence[str]) -> list[bytes | None]:
-        """The same of many; None where an event is to be looked at alone.
+        """The same for many events; None for each that must be read alone.
 
-        What is left of an event is the same for many, so it is kept by what it is made of.
+        Many events have the same rest, so it is cached by what it is made of.
         """
         if len(values) < MIN_BATCH:
             return [None] * len(values)
-        read = self._columns.read(values)
-        sound = read.sound & (read.ends[-1] == read.sizes)
-        parts = [_slices(values, read.ends[first - 1], read.ends[last]) for first, last in self._kept]
-        hours = [(read.numbers[place] // HOUR_MS).tolist() for place in self._hours]
-        made: list[bytes | None] = []
-        all_made_of = zip(*parts, *hours, strict=True)
-        for value, event_id, whole, made_of in zip(values, event_ids, sound.tolist(), all_made_of, strict=True):
-            left = (self._anonymous.get(made_of) or self._leave(value, made_of)) if whole else None
-            made.append(left and text_bytes(event_id) + left)
-        return made
+        columns = self._columns.read(values)
+        sound = columns.sound & (columns.ends[-1] == columns.sizes)
+        parts = [_slices(values, columns.ends[first - 1], columns.ends[last]) for first, last in self._kept_runs]
+        hours = [(columns.numbers[place] // HOUR_MS).tolist() for place in self._hours]
+        data: list[bytes | None] = []
+        all_parts = zip(*parts, *hours, strict=True)
+        for value, event_id, whole, parts_of_event in zip(values, event_ids, sound.tolist(), all_parts, strict=True):
+            rest = (self._anonymous.get(parts_of_event) or self._cache_rest(value, parts_of_event)) if whole else None
+            data.append(rest and text_bytes(event_id) + rest)
+        return data
 
-    def _left(self, value: bytes) -> bytes:
-        return self._apply(value, self._whole(value, None), [(0, 0, b"", NONE), *self._anonymises])
+    def _rest(self, value: bytes) -> bytes:
+        return self._apply(value, self._checked_ends(value, None), [(0, 0, b"", NONE), *self._anonymises])
 
-    def _leave(self, value: bytes, made_of: tuple[Any, ...]) -> bytes | None:
+    def _cache_rest(self, value: bytes, parts: tuple[Any, ...]) -> bytes | None:
         try:
-            left = self._left(value)
+            rest = self._rest(value)
         except Undecodable:
             return None
-        if sum(map(len, made_of[: len(self._kept)])) <= KEPT_BYTES:
-            if len(self._anonymous) >= KEPT_VALUES:
+        if sum(map(len, parts[: len(self._kept_runs)])) <= MAX_CACHED_BYTES:
+            if len(self._anonymous) >= MAX_CACHED:
                 self._anonymous.clear()
-            self._anonymous[made_of] = left
-        return left
+            self._anonymous[parts] = rest
+        return rest
 
-    def _whole(self, value: bytes, ends: Ends | None) -> Ends:
-        """Where the fields of an event end, of which the last is at its end. Undecodable."""
+    def _checked_ends(self, value: bytes, ends: Ends | None) -> Ends:
+        """The ends of an event's fields. Undecodable where bytes follow the last field."""
         ends = ends or self._ends(value)
         if ends[-1] != len(value):
             raise Undecodable(f"{len(value) - ends[-1]} bytes left over after the last field")
@@ -176,44 +175,44 @@ class Rewriter:
 
     def _apply(self, value: bytes, ends: Ends, plan: Plan) -> bytes:
         parts: list[bytes] = []
-        kept_from = HEADER_BYTES
+        copied_to = HEADER_BYTES
         for first, last, change, unchanged in plan:
             begin, end = ends[first - 1] if first else HEADER_BYTES, ends[last]
             if isinstance(change, bytes):
-                parts += (value[kept_from:begin], change)
+                parts += (value[copied_to:begin], change)
             elif (old := value[begin:end]) not in unchanged and (changed := change(old)) is not old:
-                parts += (value[kept_from:begin], changed)
+                parts += (value[copied_to:begin], changed)
             else:
                 continue
-            kept_from = end
-        parts.append(value[kept_from:])
+            copied_to = end
+        parts.append(value[copied_to:])
         return b"".join(parts)
 
     def _plan_strip(self, mask: int) -> Plan:
         denied = set(self._shape.denied(self._policy, mask))
         applied = cleaners(mask, self._click_ids)
         changes: Plan = [(at, at, field.empty, NONE) for at, field in enumerate(self._fields) if field.name in denied]
-        kept = [at for at, field in enumerate(self._fields) if field.name not in denied]
+        remaining = [at for at, field in enumerate(self._fields) if field.name not in denied]
         if not mask & BITS["analytics"] and SIGNALS not in denied:
             at = list(self._shape.purposes).index(SIGNALS)
-            kept.remove(at)
+            remaining.remove(at)
             changes.append((at, at, self._reduced_signals(self._fields[at], applied), NONE))
         if applied:
-            cleaned = [at for at in kept if self._fields[at].holds_text and self._fields[at].name not in UNCLEANED]
+            cleaned = [at for at in remaining if self._fields[at].holds_text and self._fields[at].name not in UNCLEANED]
             changes += [(first, last, *self._cleaned(first, last, applied)) for first, last in self._text_runs(cleaned)]
         return _merged(sorted(changes, key=lambda change: change[0]))
 
     def _text_runs(self, places: Iterable[int]) -> list[tuple[int, int]]:
-        """Neighbouring fields that are looked at together."""
+        """Neighbouring fields that are cleaned together, as (first, last)."""
         alone = {at for at, field in enumerate(self._fields) if field.name in VARYING}
         together = _runs(at for at in places if at not in alone)
         return [*together, *((at, at) for at in places if at in alone)]
 
     def _cleaned(self, first: int, last: int, applied: Sequence[ClickIds]) -> tuple[Change, Set[bytes]]:
-        """Takes click ids and tokens out of neighbouring fields; bytes that hold none are known the next time."""
+        """A change that removes click ids and tokens from neighbouring fields, and the bytes it has found clean."""
         fields = FieldRun(self._fields[first : last + 1])
-        # A visitor's consent string is long, and comes with each of her events.
-        limit = CLEAN_SIGNALS_BYTES if self._fields[first].name == SIGNALS else CLEAN_BYTES
+        # A visitor's consent string is long, and comes with each event.
+        limit = MAX_CLEAN_SIGNALS_BYTES if self._fields[first].name == SIGNALS else MAX_CLEAN_BYTES
         clean: set[bytes] = set()
 
         def change(data: bytes) -> bytes:
@@ -222,7 +221,7 @@ class Rewriter:
                 if cleaned is not None:
                     return cleaned
             if len(data) <= limit:
-                if len(clean) >= CLEAN_VALUES:
+                if len(clean) >= MAX_CLEAN:
                     clean.clear()
                 clean.add(data)
             return data
@@ -234,13 +233,13 @@ class Rewriter:
             signals = field.read(data)
             for cleaner in applied:
                 signals = cleaner.clean_map(signals)
-            return field.write(read_signals(signals, self._reads))
+            return field.write(known_signals(signals, self._reads))
 
-        remembered = lru_cache(KEPT_VALUES)(change)
-        return lambda data: remembered(data) if len(data) <= KEPT_BYTES else change(data)
+        remembered = lru_cache(MAX_CACHED)(change)
+        return lambda data: remembered(data) if len(data) <= MAX_CACHED_BYTES else change(data)
 
     def _plan_anonymous(self) -> Plan:
-        """All but the event id, which stands first and is new each time."""
+        """The plan for all fields but the event id, which is first and always new."""
         changes: Plan = []
         for place, field in enumerate(self._fields[1:], start=1):
             if field.name == COUNTRY:
@@ -252,15 +251,15 @@ class Rewriter:
         return _merged(changes)
 
     def _to_country(self, field: ContractField) -> Change:
-        return lru_cache(KEPT_VALUES)(lambda data: field.write(region_of(field.read(data))[:2]))
+        return lru_cache(MAX_CACHED)(lambda data: field.write(region_of(field.read(data))[:2]))
 
     def _to_hour(self, field: ContractField) -> Change:
-        written = lru_cache(KEPT_VALUES)(lambda hour: field.write(hour * HOUR_MS))
+        written = lru_cache(MAX_CACHED)(lambda hour: field.write(hour * HOUR_MS))
         return lambda data: written(read_long(data, 0) // HOUR_MS)
 
 
 def _clean(fields: FieldRun, data: bytes, applied: Sequence[ClickIds]) -> bytes | None:
-    """Neighbouring fields without click ids and tokens; None where they hold none. Undecodable."""
+    """Neighbouring fields without click ids and tokens; None where they have none. Undecodable."""
     values = fields.read(data)
     if not any(cleaner.may_hold(_texts(values)) for cleaner in applied):
         return None
@@ -271,7 +270,7 @@ def _clean(fields: FieldRun, data: bytes, applied: Sequence[ClickIds]) -> bytes 
 
 
 def _texts(values: dict[str, Any]) -> Iterator[str]:
-    """The texts in fields, names of maps too."""
+    """The texts in fields, keys of maps included."""
     for value in values.values():
         if isinstance(value, str):
             yield value
@@ -285,7 +284,7 @@ def _slices(values: Sequence[bytes], begins: Offsets, ends: Offsets) -> list[byt
 
 
 def _runs(places: Iterable[int]) -> list[tuple[int, int]]:
-    """Neighbours as one: first and last of each run."""
+    """(first, last) of each run of neighbouring numbers."""
     runs: list[tuple[int, int]] = []
     for place in places:
         first = runs.pop()[0] if runs and runs[-1][1] == place - 1 else place
@@ -294,7 +293,7 @@ def _runs(places: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def _merged(changes: Plan) -> Plan:
-    """Neighbouring constants as one."""
+    """The plan with neighbouring constants joined."""
     plan: Plan = []
     for first, last, change, unchanged in changes:
         begin, end, before, _ = plan[-1] if plan else (0, -2, b"", NONE)

@@ -1,4 +1,7 @@
-"""What a decided event may carry: fields of denied purposes removed, or an allow-list and nothing else. Pure."""
+"""Redacts decoded events: fields of denied purposes are emptied, or only an allow-list is kept. Pure.
+
+`fast.py` does the same on bytes; this is the reference that its tests compare with.
+"""
 
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
@@ -12,30 +15,30 @@ from streams.consent.redaction.click_ids import ClickIds
 
 HOUR_MS = 3_600_000
 UNCLEANED = ("event_id",)
-"""It tells duplicates, so it stays as it was sent."""
+"""The event id identifies duplicates, so it stays as it was sent."""
 SIGNALS = "signals"
 DECISION_TOKENS = ClickIds(("decision_token",))
-"""Tokens of decisions hide where click ids do, and go where personalization is denied."""
+"""Tokens of decisions occur where click ids do, and are removed where personalization is denied."""
 
 ReadsSignal = Callable[[str], bool]
-"""Whether the gate reads a signal of this name."""
+"""Whether the policy reads a signal of this name."""
 
 _EMPTY: Mapping[str, Any] = {"string": "", "boolean": False, "int": 0, "long": 0, "float": 0.0, "double": 0.0, "bytes": b""}
 
 
 class ContractShape:
-    """One contract's fields as this room sees them: name, purpose and empty value."""
+    """The purpose and the empty value of each field of a contract."""
 
     def __init__(self, contract: Contract) -> None:
         self.purposes: dict[str, str] = {field["name"]: field["purpose"] for field in contract.schema["fields"]}
         self.empty: dict[str, Any] = {field["name"]: _empty(field) for field in contract.schema["fields"]}
 
     def blank(self) -> Record:
-        """A record in which nothing is said."""
+        """A record with empty values."""
         return {name: _fresh(value) for name, value in self.empty.items()}
 
     def denied(self, policy: Policy, mask: int) -> tuple[str, ...]:
-        """Fields whose purpose is not granted, or is none that the policy lists."""
+        """Fields whose purpose is not granted, or is not in the policy."""
         granted = {purpose for purpose in policy.purposes if mask & BITS[purpose]} | {"exempt"}
         return tuple(name for name, purpose in self.purposes.items() if purpose not in granted)
 
@@ -54,68 +57,68 @@ def _fresh(value: Any) -> Any:
 
 
 def strip(record: Record, shape: ContractShape, policy: Policy, mask: int, click_ids: ClickIds) -> Record:
-    """A copy of `record` with nothing of a denied purpose: fields emptied, click ids and tokens taken out of the others.
+    """A copy of `record` with fields of denied purposes emptied, and click ids and tokens removed from the others.
 
-    Without analytics only those signals stay that the gate reads.
+    Without analytics only signals that the policy reads are kept.
     """
-    kept = dict(record)
+    stripped = dict(record)
     for name in shape.denied(policy, mask):
-        kept[name] = _fresh(shape.empty[name])
+        stripped[name] = _fresh(shape.empty[name])
     for cleaner in cleaners(mask, click_ids):
-        kept |= {name: clean_value(value, cleaner) for name, value in kept.items() if name not in UNCLEANED}
+        stripped |= {name: clean_value(value, cleaner) for name, value in stripped.items() if name not in UNCLEANED}
     if not mask & BITS["analytics"]:
-        kept[SIGNALS] = read_signals(kept[SIGNALS], policy.reads)
-    return kept
+        stripped[SIGNALS] = known_signals(stripped[SIGNALS], policy.reads)
+    return stripped
 
 
 def cleaners(mask: int, click_ids: ClickIds) -> list[ClickIds]:
-    """What takes names of denied purposes out of the fields that stay."""
+    """Cleaners for the fields that stay, by denied purposes."""
     marketing, personalization = mask & BITS["marketing"], mask & BITS["personalization"]
     return [cleaner for granted, cleaner in ((marketing, click_ids), (personalization, DECISION_TOKENS)) if not granted]
 
 
 def clean_value(value: Any, cleaner: ClickIds) -> Any:
-    """A field's value without the cleaner's names, where it is a text or a map of texts."""
+    """Clean a field's value, if it is a text or a map of texts."""
     if isinstance(value, str):
         return cleaner.clean_text(value)
     return cleaner.clean_map(value) if isinstance(value, dict) else value
 
 
-def read_signals(signals: Mapping[str, str], reads: ReadsSignal) -> dict[str, str]:
-    """The signals that the gate reads."""
+def known_signals(signals: Mapping[str, str], reads: ReadsSignal) -> dict[str, str]:
+    """The signals that the policy reads."""
     return {name: value for name, value in signals.items() if reads(name)}
 
 
 def anonymise(record: Record, shape: ContractShape, policy: Policy, event_id: str) -> Record:
-    """A new record under a new id: the policy's allow-list, the hour and the country, nothing else."""
-    made = shape.blank()
+    """A new record under a new id, with the policy's allow-list, the hour and the country, and nothing else."""
+    anonymous = shape.blank()
     for name in policy.anonymous_fields:
-        if name in made:
-            made[name] = record[name]
-    made["event_id"] = event_id
-    made["region"] = region_of(record["region"])[:2]
-    made["collector_ts"] = record["collector_ts"] // HOUR_MS * HOUR_MS
-    made["event_ts"] = record["event_ts"] // HOUR_MS * HOUR_MS
-    return made
+        if name in anonymous:
+            anonymous[name] = record[name]
+    anonymous["event_id"] = event_id
+    anonymous["region"] = region_of(record["region"])[:2]
+    anonymous["collector_ts"] = record["collector_ts"] // HOUR_MS * HOUR_MS
+    anonymous["event_ts"] = record["event_ts"] // HOUR_MS * HOUR_MS
+    return anonymous
 
 
 class RandomIds:
-    """Ids that nobody without `key` can link to the records they stand for; the same record gets the same id when replayed.
+    """Ids that cannot be linked to their records without `key`; a replayed record gets the same id again.
 
-    Keyed BLAKE2b (RFC 7693) of the record's place, 16 bytes. The place is gone with the raw topic's retention. A topic is named
-    by its id: one that was made anew has the old one's places again, and two events would have one id.
+    Keyed BLAKE2b (RFC 7693) of topic id, partition and offset, 16 bytes. The topic's id is part of it, because a recreated
+    topic has the same offsets again.
     """
 
     def __init__(self, key: bytes, topic_id: str, partition: int) -> None:
-        self._begun = blake2b(f"{topic_id}:{partition}:".encode(), key=key, digest_size=16)
+        self._prefix_hash = blake2b(f"{topic_id}:{partition}:".encode(), key=key, digest_size=16)
 
     def of(self, offset: int) -> str:
         """The id of the record at this offset."""
-        whole = self._begun.copy()
-        whole.update(b"%d" % offset)
-        return whole.hexdigest()
+        digest = self._prefix_hash.copy()
+        digest.update(b"%d" % offset)
+        return digest.hexdigest()
 
 
 def random_id(key: bytes, topic_id: str, partition: int, offset: int) -> str:
-    """One of them."""
+    """The id of one record."""
     return RandomIds(key, topic_id, partition).of(offset)

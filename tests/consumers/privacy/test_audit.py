@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from consumers.privacy.audit import ChainHead, find_breaks, next_record
+from consumers.privacy.audit import ChainHead, chain_breaks, next_record
 
 ASKED = {"request_id": "a" * 32, "requested_ts": 1, "erased_ts": 2, "nodes": ["1" * 33]}
 
@@ -23,7 +23,7 @@ def test_it_holds_as_written_and_names_nobody() -> None:
     records = chain(3)
     shuffled = [{**record, "counts": dict(reversed(record["counts"].items()))} for record in records]
     head = ChainHead(3, records[-1]["hash"])
-    assert list(find_breaks(records, head)) == list(find_breaks(shuffled, head)) == []
+    assert list(chain_breaks(records, head)) == list(chain_breaks(shuffled, head)) == []
     assert "1" * 33 not in str(records)
 
 
@@ -32,7 +32,7 @@ def test_a_change_is_found(changed: dict[str, Any]) -> None:
     """The hash of a changed record no longer fits, whatever was changed."""
     records = chain(3)
     records[1] |= changed
-    assert [fault.seq for fault in find_breaks(records, ChainHead(3, records[-1]["hash"]))] == [2]
+    assert [fault.seq for fault in chain_breaks(records, ChainHead(3, records[-1]["hash"]))] == [2]
 
 
 @pytest.mark.parametrize("removed", [1, 2])
@@ -41,4 +41,4 @@ def test_a_gap_is_found(removed: int) -> None:
     records = chain(3)
     head = ChainHead(3, records[-1]["hash"])
     del records[removed]
-    assert len(list(find_breaks(records, head))) == 1
+    assert len(list(chain_breaks(records, head))) == 1

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from consumers.privacy import erasure as erasure_module
 from consumers.privacy.app import app
-from consumers.privacy.audit import ChainHead, find_breaks
+from consumers.privacy.audit import ChainHead, chain_breaks
 from consumers.privacy.context import PrivacyContext
 from consumers.privacy.erasure import Erasure, ErasurePending, erasure_members, open_erasures, read_proofs
 from consumers.privacy.session import find_open_erasure
@@ -120,7 +120,7 @@ def live(context: PrivacyContext, she: Person) -> None:
         "platform": "", "gvl": 0, "policy": "p", "changed_ts": T,
     }  # fmt: skip
     say(STATE, f"opt-in|s|{she.user}", state, 1)
-    context.states._merged(1, {f"opt-in|s|{she.user}": {"analytics.granted": T}})
+    context.states._merge_states(1, {f"opt-in|s|{she.user}": {"analytics.granted": T}})
     request = {
         "request_id": she.user[:32], "kind": "withdrawal", "subject": she.user, "nodes": list(she.nodes),
         "profiles": list(she.nodes), "site": "", "purposes": [], "withdrawn_ts": T, "requested_ts": T, "deadline_ts": T,
@@ -224,7 +224,7 @@ def test_an_interrupted_run_is_completed_by_the_next(context: PrivacyContext, mo
     assert completed
     chain = read_proofs(context)
     assert len({record["request_id"] for record in chain}) == len(chain) == EFFECTS
-    assert list(find_breaks(chain, ChainHead(chain[-1]["seq"], chain[-1]["hash"]))) == []
+    assert list(chain_breaks(chain, ChainHead(chain[-1]["seq"], chain[-1]["hash"]))) == []
     assert open_erasures(context.settings) == {}
     assert compare_with_log(read_log(context.settings), context.graph, lambda _n: None).same
     with redis.Redis.from_url(context.settings.redis) as client:

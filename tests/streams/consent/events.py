@@ -1,10 +1,10 @@
-"""Events of these tests: a full record with something in every field."""
+"""Records of `events.raw` with a value in every field."""
 
 from schemas.codec import Record
 
 
-def raw(**said: object) -> Record:
-    """A record of events.raw; every field of a purpose carries a value of its own."""
+def raw(**fields: object) -> Record:
+    """A record of `events.raw` with these fields; every field of a purpose has a value of its own."""
     return {
         "event_id": "e-1",
         "event_name": "purchase",
@@ -39,7 +39,7 @@ def raw(**said: object) -> Record:
             "deep": '{"u": ["https://x/?wbraid=click-in-json", {"key": "ttclid", "value": "click-as-pair"}]}',
             "decision_token": "token-as-property",
         },
-        **said,
+        **fields,
     }
 
 

@@ -1,4 +1,4 @@
-"""The consent stage with a view of its own, as tests feed it."""
+"""A consent stage with a view of its own, for tests."""
 
 from typing import Any
 
@@ -25,39 +25,39 @@ EMPTY: dict[str, str] = {}
 
 
 class Room:
-    """A stage with its view, fed event by event; what it writes is committed each time unless told otherwise."""
+    """A stage with its view that handles one record at a time, and commits unless `commit=False`."""
 
     def __init__(self, policy: Policy = POLICY, states: MemoryStateStore | None = None) -> None:
         self.states = states or MemoryStateStore()
         self.stage = ConsentStage(REGISTRY, policy, ConsentDependencies(b"k" * 32, self.states, Metrics(), lambda: None))
         self.offset = 0
 
-    def take(self, topic: str, value: bytes, subject: bytes = SUBJECT, *, commit: bool = True) -> Outcome:
-        """One record."""
+    def handle(self, topic: str, value: bytes, subject: bytes = SUBJECT, *, commit: bool = True) -> Outcome:
+        """Handle one record, and the signals that the stage publishes."""
         self.offset += 1
         outcome = self.stage.handle(Batch(topic, 3, [subject], [value], [self.offset]), T / 1000)
         for hook in outcome.after_commit if commit else ():
             hook()
-        for key, told, _ in outcome.out.get(SIGNALS, ()):
-            self.take(SIGNALS, told or b"", key or b"", commit=commit)
+        for key, signal, _ in outcome.out.get(SIGNALS, ()):
+            self.handle(SIGNALS, signal or b"", key or b"", commit=commit)
         return outcome
 
-    def event(self, signals: dict[str, str], at: int = T, subject: bytes = SUBJECT, **said: object) -> str:
-        """An event's reasons, e.g. `OK_CONSENT PURPOSE PURPOSE`. `subject`: its key and only identifier."""
-        event = raw(**{"signals": signals, "collector_ts": at, "identifiers": [subject.decode()], **said})
+    def event(self, signals: dict[str, str], at: int = T, subject: bytes = SUBJECT, **fields: object) -> str:
+        """Handle an event; returns its reasons, e.g. `OK_CONSENT PURPOSE PURPOSE`. `subject`: its key and only identifier."""
+        event = raw(**{"signals": signals, "collector_ts": at, "identifiers": [subject.decode()], **fields})
         value = encode(REGISTRY.latest(RAW), event)
-        (record,) = records(self.take(RAW, value, subject), CONSENTED)
+        (record,) = records(self.handle(RAW, value, subject), CONSENTED)
         return " ".join(pair.partition("=")[2] for pair in record["consent_reasons"].split())
 
-    def signal(self, **said: Any) -> Outcome:
-        """A record of consent.signals."""
+    def signal(self, **fields: Any) -> Outcome:
+        """Handle a record of `consent.signals`."""
         record = {
             "subject": SUBJECT.decode(), "site": "shop.example", "regulation": "", "kind": "withdrawal", "signals": {},
-            "purposes": [], "chosen_ts": T, "received_ts": T, "via": "webhook", "evidence": "e", **said,
+            "purposes": [], "chosen_ts": T, "received_ts": T, "via": "webhook", "evidence": "e", **fields,
         }  # fmt: skip
-        return self.take(SIGNALS, encode(REGISTRY.latest(SIGNALS), record), record["subject"].encode())
+        return self.handle(SIGNALS, encode(REGISTRY.latest(SIGNALS), record), record["subject"].encode())
 
 
 def records(outcome: Outcome, topic: str) -> list[Record]:
-    """What left through an exit, decoded."""
+    """The decoded records of an exit."""
     return [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(topic, ())]

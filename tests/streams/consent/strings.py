@@ -1,4 +1,4 @@
-"""TC strings made bit by bit."""
+"""Builds TC strings bit by bit."""
 
 
 def bits(segment: str) -> str:
@@ -16,7 +16,7 @@ def text(*segments: str) -> str:
     )
 
 
-def core(**said: str) -> str:
+def core(**replaced: str) -> str:
     """A small valid core segment as zeros and ones, with some of its fields replaced."""
     fields = {
         "version": f"{2:06b}", "created": f"{17_000_000_000:036b}", "updated": f"{17_000_000_000:036b}", "cmp": f"{7:012b}",
@@ -25,7 +25,7 @@ def core(**said: str) -> str:
         "country": "0" * 12, "vendors": f"{30:016b}0" + "1" * 30, "vendors_li": f"{0:016b}0", "restrictions": "0" * 12,
         "rest": "",
     }  # fmt: skip
-    return "".join({**fields, **said}.values())
+    return "".join({**fields, **replaced}.values())
 
 
 def ranges(*pairs: tuple[int, int]) -> str:
@@ -35,7 +35,7 @@ def ranges(*pairs: tuple[int, int]) -> str:
     )
 
 
-def tc_string(consent: str = "1" * 24, updated_ms: int = 1_700_000_000_000, **said: str) -> str:
+def tc_string(consent: str = "1" * 24, updated_ms: int = 1_700_000_000_000, **replaced: str) -> str:
     """A valid string with these purposes, of this day."""
     disclosed = f"{1:03b}{30:016b}0" + "1" * 30
-    return text(core(consent=consent.ljust(24, "0"), updated=f"{updated_ms // 100:036b}", **said), disclosed)
+    return text(core(consent=consent.ljust(24, "0"), updated=f"{updated_ms // 100:036b}", **replaced), disclosed)

@@ -1,4 +1,4 @@
-"""The consent room on files: its policy is watched, and none means no start."""
+"""Building the consent stage from settings, the policy watcher, and `headwater consent explain`."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_a_broken_policy_is_no_start(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_is_read_once(tmp_path: Path) -> None:
-    """A policy file is read when it changes, and a broken one complains once a change."""
+    """A policy file is read when it changes, and a broken one raises once for each change."""
     file = tmp_path / "policy.yaml"
     file.write_text(PACKAGED.read_text())
     watched = PolicyWatcher(file)
@@ -57,13 +57,13 @@ def test_a_changed_file_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_view_that_is_built_again_knows_who_was_erased(kafka: str, redis_url: str, tmp_path: Path) -> None:
-    """Until compaction the records from before the tombstone are on the topic too: they do not come back."""
+    """Records from before a tombstone, which are on the topic until compaction, do not restore a state."""
     settings = load_settings(secret="s" * 32, kafka=kafka, redis=redis_url, state_dir=tmp_path)
     apply(settings)
     registry, pen, began = Registry(settings.contracts), producer(settings), int(time.time() * 1000)
     keys = [f"opt-in|shop.example|2{of * 32}" for of in "ab"]
 
-    def say(key: str, at: int) -> None:
+    def write_state(key: str, at: int) -> None:
         record = {
             "subject": key[-33:], "site": "shop.example", "regulation": "opt-in", "times": {"analytics.granted": at},
             "evidence": "", "platform": "", "gvl": 0, "policy": "", "changed_ts": at,
@@ -71,49 +71,49 @@ def test_a_view_that_is_built_again_knows_who_was_erased(kafka: str, redis_url: 
         pen.produce(STATE, encode(registry.latest(STATE), record), key.encode(), 0)
 
     for key in keys:
-        say(key, began - 9)
+        write_state(key, began - 9)
     pen.produce(STATE, None, keys[0].encode(), 0)
-    say(keys[1], began + 3_600_000)
+    write_state(keys[1], began + 3_600_000)
     assert pen.flush(10) == 0
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
     states = open_states(settings, registry, 395)
     states.open(0)
-    gone, kept = states.read(0, keys)
-    assert gone is not None
-    assert gone.keys() == {ERASED}
-    assert gone[ERASED] >= began
-    assert kept == {"analytics.granted": began + 3_600_000}
+    erased, granted = states.read(0, keys)
+    assert erased is not None
+    assert erased.keys() == {ERASED}
+    assert erased[ERASED] >= began
+    assert granted == {"analytics.granted": began + 3_600_000}
 
 
 def test_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`consent explain` says what is decided and what becomes of each field, for people and for machines."""
+    """`consent explain` prints the decision and what happens to each field, as text and as JSON."""
     monkeypatch.chdir(tmp_path)
     event = tmp_path / "event.json"
-    said = {"event_name": "purchase", "region": "DE", "signals": {"gcs": "G101", "gcd": "13q3r3q3q5"}, "decision_token": "t"}
-    event.write_text(json.dumps({**said, "page_url": "https://x/?gclid=1&a=2"}))
+    fields = {"event_name": "purchase", "region": "DE", "signals": {"gcs": "G101", "gcd": "13q3r3q3q5"}, "decision_token": "t"}
+    event.write_text(json.dumps({**fields, "page_url": "https://x/?gclid=1&a=2"}))
     printed = CliRunner().invoke(app, ["explain", str(event), "--json"])
-    found = json.loads(printed.stdout)
-    assert found["outcome"] == "strip"
-    assert [(p["granted"], p["reason"]) for p in found["purposes"]] == [
+    explanation = json.loads(printed.stdout)
+    assert explanation["outcome"] == "strip"
+    assert [(p["granted"], p["reason"]) for p in explanation["purposes"]] == [
         (True, "OK_CONSENT"),
         (False, "PURPOSE"),
         (False, "PURPOSE"),
     ]
-    fates = {field["field"]: field["becomes"] for field in found["fields"]}
+    fates = {field["field"]: field["becomes"] for field in explanation["fields"]}
     assert (fates["decision_token"], fates["page_url"]) == ("removed", 'becomes "https://x/?a=2"')
     assert "OK_CONSENT" in CliRunner().invoke(app, ["explain", str(event)]).stdout
 
 
 def test_explain_takes_what_is_sent_to_the_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The event of the README, read as the door reads it; and from where it comes decides, if it is said."""
+    """A body of `/v1/events` is read as the collector reads it, and `--region` decides the regime."""
     monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
     event = tmp_path / "event.json"
     event.write_text('{"event_name": "purchase", "user_id": "ada", "value": 19.9, "consent": {"cmp.analytics": "1"}}')
 
     def explained(*words: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(CliRunner().invoke(app, ["explain", str(event), "--json", *words]).stdout)
-        return found
+        explanation: dict[str, Any] = json.loads(CliRunner().invoke(app, ["explain", str(event), "--json", *words]).stdout)
+        return explanation
 
     assert (explained()["outcome"], explained()["regime"]) == ("strip", "opt-in")
     assert explained("--region", "us-ca")["regime"] == "opt-out"

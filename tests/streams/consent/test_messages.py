@@ -1,4 +1,4 @@
-"""Decisions in words: every one has some, and ten events read as their sender would tell them."""
+"""Decisions as sentences: every one has some, and ten events are described as expected."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from streams.consent.commands.explain import app
 from streams.consent.decision.decide import Action
+from streams.consent.formats.consent_value import ConsentValue
 from streams.consent.formats.reason import ConsentReason
-from streams.consent.formats.signals import ConsentValue
-from streams.consent.messages import OUTCOMES, REASONS, WORDS
+from streams.consent.messages import OUTCOMES, REASONS, VALUES
 
 SHOP = {
     "event_name": "page_view",
@@ -24,8 +24,12 @@ KEPT, PARTLY, NAMELESS = "kept as it is", "without the fields of every purpose",
 
 
 def test_everything_has_words() -> None:
-    """A new outcome, reason or word is not explained by its code alone."""
-    assert (set(OUTCOMES), set(REASONS), set(WORDS)) == (set(Action), set(ConsentReason), {word.value for word in ConsentValue})
+    """Every action, reason and value has its own text."""
+    assert (set(OUTCOMES), set(REASONS), set(VALUES)) == (
+        set(Action),
+        set(ConsentReason),
+        {word.value for word in ConsentValue},
+    )
     assert len(set(REASONS.values())) == len(ConsentReason)
 
 
@@ -45,7 +49,7 @@ def test_everything_has_words() -> None:
     ],
 )  # fmt: skip
 def test_ten_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: dict[str, object], sentences: list[str]) -> None:
-    """What is printed about an event says in plain words what becomes of it and why."""
+    """The printed explanation of an event has the expected sentences."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "event.json"
     file.write_text(json.dumps({"collector_ts": 1_795_000_000_000, **event}))

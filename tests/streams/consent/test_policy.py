@@ -1,4 +1,4 @@
-"""Policy files: what is refused, and where the message points."""
+"""Policy files: what is refused, and the line that the message names."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_only_a_region_that_is_listed_is_opt_out(region: str, regime: Regime) ->
 
 
 def test_the_line_is_the_mistakes_own() -> None:
-    """The line is that of the wrong word."""
+    """The message names the line of the wrong word."""
     broken = GOOD.replace("on_deny: anonymise", "on_deny: keep")
     line = 1 + next(at for at, text in enumerate(broken.splitlines()) if "on_deny: keep" in text)
     with pytest.raises(ConfigError, match=f"line {line}:"):

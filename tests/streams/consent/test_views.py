@@ -1,4 +1,4 @@
-"""The consent worker opens the views of its partitions before any event comes, and those that were lost."""
+"""The consent stage opens the views of its partitions before the first event, and lost ones again."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from infra.telemetry.metrics import Metrics
 from streams.consent.ledger.ledger import Times
 from streams.consent.ledger.ledger_writes import HEADS
 from streams.consent.ledger.store import MemoryStateStore
-from streams.consent.ledger.subject_state import VIEWS_AT_ONCE
+from streams.consent.ledger.subject_state import MAX_OPENED
 from streams.consent.stage import ConsentDependencies, ConsentStage
 from tests.streams.consent.room import GRANTED, POLICY, REGISTRY, Room, T
 
@@ -53,19 +53,19 @@ def worker(states: LosableStates, partitions: Sequence[int]) -> ConsentStage:
 
 
 def test_views_are_open_before_any_event_comes() -> None:
-    """A few each second, so that none keeps the worker from its commits for long; only of its own partitions."""
-    states, partitions = LosableStates(), range(3, 3 + VIEWS_AT_ONCE + 2)
+    """`MAX_OPENED` views of the worker's own partitions are opened in each tick."""
+    states, partitions = LosableStates(), range(3, 3 + MAX_OPENED + 2)
     stage = worker(states, partitions)
     assert states.opened == []
     stage.on_tick(T / 1000)
-    assert states.opened == list(partitions[:VIEWS_AT_ONCE])
+    assert states.opened == list(partitions[:MAX_OPENED])
     stage.on_tick(T / 1000)
     stage.on_tick(T / 1000)
     assert states.opened == list(partitions)
 
 
 def test_a_lost_view_is_built_again_where_no_event_comes() -> None:
-    """The emptied one alone; a partition that went to another worker is that one's."""
+    """Only lost views of the worker's own partitions are reopened."""
     states = LosableStates()
     stage = worker(states, (0, 1, 2))
     stage.on_tick(T / 1000)
@@ -76,7 +76,7 @@ def test_a_lost_view_is_built_again_where_no_event_comes() -> None:
 
 
 def test_a_store_that_is_away_is_waited_for() -> None:
-    """The tick says so to the runtime, which asks again; the policy is looked at all the same."""
+    """The tick raises Retryable, after the policy was checked."""
     states, looks = LosableStates(), list[int]()
     stage = ConsentStage(REGISTRY, POLICY, ConsentDependencies(b"k" * 32, states, Metrics(), lambda: looks.append(1)))
     stage.on_restore(HEADS, 0, ())
@@ -89,7 +89,7 @@ def test_a_store_that_is_away_is_waited_for() -> None:
 
 
 def test_a_batch_does_not_open_twice_what_a_tick_has_opened() -> None:
-    """Nor does a tick what a batch has."""
+    """A view that a batch has opened is not opened by a tick."""
     states = LosableStates()
     room = Room(states=states)
     room.event(GRANTED)

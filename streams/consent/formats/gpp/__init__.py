@@ -1,16 +1,16 @@
-"""IAB GPP strings: header, US sections, US Privacy, the Canadian section; the European one stays the TC string that it is."""
+"""Decodes IAB GPP strings: header, US sections, US Privacy, the Canadian section; the European one is a TC string."""
 
-from streams.consent.formats.gpp.canada import CanadianSection, canadian_word
+from streams.consent.formats.gpp.canada import CanadianSection, evaluate_canadian_section
 from streams.consent.formats.gpp.gpp_string import (
     MISSING_TC_STRING,
     GppString,
     InvalidGpp,
     decode,
     sale_and_sharing,
-    stated_word,
+    stated_value,
 )
-from streams.consent.formats.gpp.us_privacy import usp_word
-from streams.consent.formats.gpp.us_sections import UsSection, us_word
+from streams.consent.formats.gpp.us_privacy import parse_us_privacy
+from streams.consent.formats.gpp.us_sections import UsSection, evaluate_us_section
 
 __all__ = [
     "MISSING_TC_STRING",
@@ -18,10 +18,10 @@ __all__ = [
     "GppString",
     "InvalidGpp",
     "UsSection",
-    "canadian_word",
     "decode",
+    "evaluate_canadian_section",
+    "evaluate_us_section",
+    "parse_us_privacy",
     "sale_and_sharing",
-    "stated_word",
-    "us_word",
-    "usp_word",
+    "stated_value",
 ]

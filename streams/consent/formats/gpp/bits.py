@@ -1,4 +1,4 @@
-"""The bits of GPP: padding, and Fibonacci-coded ranges of sections in the header and of vendors in the Canadian section. Pure.
+"""Reads the bits of GPP: padding, and Fibonacci-coded ranges in the header and in the Canadian section. Pure.
 
 Source: IAB Tech Lab, "Global Privacy Platform", "Consent String Specification", "Range (Fibonacci)": entries of a flag and one
 or two numbers, each a step from the id before.
@@ -22,25 +22,25 @@ class UnreadableSection(ValueError):
 
 
 def unread_bits(segment: Segment) -> str:
-    """All that is left of a segment, as zeros and ones."""
+    """The unread bits of a segment, as zeros and ones."""
     width = segment.unread()
     return f"{segment.number(width):0{width}b}" if width else ""
 
 
 def check_end(bits: str, at: int) -> None:
-    """Only padding may follow. UnreadableSection otherwise, and where the bits end before."""
+    """Check that only padding follows. UnreadableSection otherwise, and where `at` is past the end."""
     if not 0 <= len(bits) - at < PADDING_BITS or "1" in bits[at:]:
         raise UnreadableSection("too short, or something behind the end")
 
 
 def check_segment_end(segment: Segment) -> None:
-    """The same of a segment."""
+    """Check that only padding follows in a segment. UnreadableSection."""
     check_end(unread_bits(segment), 0)
 
 
 @lru_cache(4_096)
 def fibonacci(code: str) -> int:
-    """The number of a code: its bits from the smallest Fibonacci number on, ended by two ones."""
+    """Decode a Fibonacci code: bits from the smallest Fibonacci number on, ended by two ones."""
     total, term, following = 0, 1, 2
     for bit in code[:-1]:
         if bit == "1":
@@ -50,7 +50,7 @@ def fibonacci(code: str) -> int:
 
 
 def read_ranges(bits: str, at: int, most: int) -> tuple[list[tuple[int, int]], int]:
-    """(first, last) of each entry, ascending, and where the list ends. UnreadableSection beyond id `most`."""
+    """(first, last) of each entry, ascending, and the offset behind the list. UnreadableSection beyond id `most`."""
     count, at, last = number(bits, at, COUNT_BITS), at + COUNT_BITS, 0
     ranges = []
     for _ in range(count):
@@ -68,7 +68,7 @@ def read_ranges(bits: str, at: int, most: int) -> tuple[list[tuple[int, int]], i
 
 
 def number(bits: str, at: int, width: int) -> int:
-    """Bits as a number. UnreadableSection where there are none."""
+    """Read bits as a number. UnreadableSection past the end."""
     part = bits[at : at + width]
     if len(part) < width:
         raise UnreadableSection("too short")

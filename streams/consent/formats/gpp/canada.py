@@ -1,15 +1,15 @@
-"""The Canadian section of GPP (5, TCF Canada version 1): express and implied consent to the purposes of the TCF. Pure.
+"""The Canadian section of GPP (5, TCF Canada version 1): express and implied consent to TCF purposes. Pure.
 
-Source: IAB Tech Lab, "GPP Extension: IAB Canada TCF". Lists of vendors are checked for their form and not kept: the
-publisher's restrictions name vendors as well, so a purpose that any of them restricts is not clearly granted.
+Source: IAB Tech Lab, "GPP Extension: IAB Canada TCF". Lists of vendors are validated and not kept: restrictions name
+vendors as well, so a purpose that any of them restricts is not granted.
 """
 
 import contextlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from streams.consent.formats.consent_value import ConsentValue
 from streams.consent.formats.gpp.bits import UnreadableSection, check_end, check_segment_end, number, read_ranges, unread_bits
-from streams.consent.formats.signals import ConsentValue
 from streams.consent.formats.tc_string import (
     DECISECOND_MS,
     DISCLOSED,
@@ -22,7 +22,7 @@ from streams.consent.formats.tc_string import (
 
 VERSION = 1
 LONGEST = 2_048
-"""Characters: thrice what all vendors of a list take."""
+"""Characters: three times what all vendors of a list take."""
 HEAD_BITS = 199
 """Before the lists of vendors."""
 SETUP_BITS = 12 + 6 + 12 + 12 + 6 + 1 + 12
@@ -32,7 +32,7 @@ UNUSED_PURPOSE = 1
 
 
 class CanadianSection(NamedTuple):
-    """The values of the section that are judged. Purposes are 24 bits, the first purpose's the highest."""
+    """The fields of the section that are evaluated. Purposes are 24 bits, the first purpose's the highest."""
 
     created_ms: int
     last_updated_ms: int
@@ -45,8 +45,8 @@ class CanadianSection(NamedTuple):
     """Purposes that the publisher restricts for some vendor."""
 
 
-def canadian_word(section: CanadianSection, purposes: Iterable[int]) -> ConsentValue:
-    """Whether a section grants all of these TCF purposes, by express or implied consent. UNKNOWN for none that it speaks of."""
+def evaluate_canadian_section(section: CanadianSection, purposes: Iterable[int]) -> ConsentValue:
+    """Whether a section grants all of these TCF purposes, by express or implied consent. UNKNOWN where none applies."""
     needed = [purpose for purpose in purposes if purpose != UNUSED_PURPOSE]
     if not needed:
         return ConsentValue.UNKNOWN
@@ -56,7 +56,7 @@ def canadian_word(section: CanadianSection, purposes: Iterable[int]) -> ConsentV
 
 
 def read_canadian_section(text: str) -> CanadianSection:
-    """The content of the section. UnreadableSection, or InvalidTcString for bits that cannot be read."""
+    """Decode the section. UnreadableSection, or InvalidTcString for broken bits."""
     if len(text) > LONGEST:
         raise UnreadableSection("too long")
     core, *others = text.split(".")
@@ -75,17 +75,17 @@ def read_canadian_section(text: str) -> CanadianSection:
 
 
 def _restricted_purposes(core: str) -> frozenset[int]:
-    """Purposes with publisher restrictions, behind two lists of vendors.
+    """Read the purposes with publisher restrictions, which follow two lists of vendors.
 
     The specification codes ranges in Fibonacci numbers; older releases of the official library wrote them as the European
     section has them. A string that both readings fit counts with the restrictions of both.
     """
     readings: list[frozenset[int]] = []
-    for read in (_fibonacci_restrictions, _fixed_restrictions):
+    for read_restrictions in (_fibonacci_restrictions, _fixed_restrictions):
         segment = Segment(core.encode())
         segment.number(HEAD_BITS)
         with contextlib.suppress(InvalidTcString, UnreadableSection):
-            readings.append(read(segment))
+            readings.append(read_restrictions(segment))
     if not readings:
         raise UnreadableSection("lists of vendors that cannot be read")
     return frozenset[int]().union(*readings)
@@ -116,7 +116,7 @@ def _fixed_restrictions(segment: Segment) -> frozenset[int]:
 
 
 def _check_segments(texts: Iterable[str]) -> None:
-    """Disclosed vendors and publisher purposes, each at most once."""
+    """Validate the segments of disclosed vendors and publisher purposes, each at most once."""
     kinds = []
     for text in texts:
         segment = Segment(text.encode())
@@ -144,9 +144,9 @@ def _check_disclosed(segment: Segment, text: str) -> None:
 
 
 def _skip_vendors(bits: str, at: int) -> int:
-    """Where a set of vendors ends: a bit field, or ranges."""
+    """The offset behind a set of vendors: a bit field, or ranges."""
     largest, coded = number(bits, at, 16), number(bits, at + 16, 1)
     return read_ranges(bits, at + 17, largest)[1] if coded else at + 17 + largest
 
 
-__all__ = ["CanadianSection", "canadian_word", "read_canadian_section"]
+__all__ = ["CanadianSection", "evaluate_canadian_section", "read_canadian_section"]

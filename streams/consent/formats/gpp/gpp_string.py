@@ -1,34 +1,34 @@
-"""IAB GPP strings, decoded strictly, each section on its own: what cannot be read of one says nothing of the others. Pure.
+"""Decodes IAB GPP strings strictly, each section by itself: a broken section does not affect the others. Pure.
 
 Source: IAB Tech Lab, "Global Privacy Platform", "Consent String Specification": a header that lists the ids of sections, then
-the sections. The European section is handed on as the TC string that it is.
+the sections. The European section is returned as the TC string that it is.
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from streams.consent.formats.consent_value import ConsentValue, strictest
 from streams.consent.formats.gpp.bits import UnreadableSection, check_end, read_ranges, unread_bits
-from streams.consent.formats.gpp.canada import CanadianSection, canadian_word, read_canadian_section
-from streams.consent.formats.gpp.us_privacy import USP, usp_word
-from streams.consent.formats.gpp.us_sections import LAYOUTS, UsSection, read_us_section, us_word
-from streams.consent.formats.signals import ConsentValue, strictest
+from streams.consent.formats.gpp.canada import CanadianSection, evaluate_canadian_section, read_canadian_section
+from streams.consent.formats.gpp.us_privacy import USP, parse_us_privacy
+from streams.consent.formats.gpp.us_sections import LAYOUTS, UsSection, evaluate_us_section, read_us_section
 from streams.consent.formats.tc_string import SHORTEST, InvalidTcString, Segment
 
 LONGEST = 8_192
 """Characters."""
 LONGEST_HEADER = 512
-"""Characters: more than the most sections take."""
-MOST_SECTIONS = 64
+"""Characters: more than `MAX_SECTIONS` take."""
+MAX_SECTIONS = 64
 LARGEST_ID = 1_023
-"""Of sections; those that are published end at 27."""
+"""Of sections; the published ones end at 27."""
 HEADER = 0
-"""In place of a section's id: the header, or the number of sections that it announces."""
+"""Stands for the header, or the number of its sections, where section ids are listed."""
 TCF_EU, TCF_CA, USP_V1 = 2, 5, 6
 HEADER_TYPE, HEADER_VERSION = 3, 1
 ADVERTISING_PURPOSES = (2, 3, 4, 5, 6, 7)
 """TCF purposes of selecting, profiling for, personalising and measuring advertising and content."""
 MISSING_TC_STRING = "~"
-"""Stands for a European section that is announced and not there: no TC string, so it denies as a broken one does."""
+"""Stands for a European section that the header announces and the string lacks: it denies as a broken one does."""
 
 
 class InvalidGpp(ValueError):
@@ -36,7 +36,7 @@ class InvalidGpp(ValueError):
 
 
 class GppString(NamedTuple):
-    """What can be read of a string."""
+    """The readable sections of a string."""
 
     us: tuple[UsSection, ...]
     """Sections 7 to 27."""
@@ -51,9 +51,9 @@ class GppString(NamedTuple):
 
 
 def decode(text: str) -> GppString:
-    """What can be read of a GPP string; blanks around it do not matter. InvalidGpp where nothing can.
+    """Decode what can be read of a GPP string; surrounding blanks are ignored. InvalidGpp where nothing can.
 
-    A section of an unknown id or version, or with broken bits, is named in `unreadable`.
+    `unreadable` lists sections of an unknown id or version, or with broken bits.
     """
     text = text.strip()
     if len(text) > LONGEST:
@@ -95,7 +95,7 @@ def _read_sections(sections: Iterable[tuple[int, str]]) -> GppString:
 
 
 def _without_header(texts: Iterable[str], announced: Iterable[int]) -> GppString:
-    """What sections say without a header that tells which they are: TC strings and US Privacy strings show it themselves.
+    """Decode sections without a valid header: TC strings and US Privacy strings are recognised by their form.
 
     InvalidGpp where there is neither, and no header.
     """
@@ -104,7 +104,7 @@ def _without_header(texts: Iterable[str], announced: Iterable[int]) -> GppString
     tc_strings = [text for text in texts if text.startswith("C") and len(text) >= SHORTEST]
     if not (usps or tc_strings or announced):
         raise InvalidGpp("no GPP header of version 1")
-    # Two TC strings make none that the TCF's rules accept: which of them counts is not known.
+    # Two TC strings are joined to one that is invalid: which of them counts is not known.
     tc_string = "~".join(tc_strings) or (MISSING_TC_STRING if TCF_EU in announced else "")
     return GppString((), usps[0] if usps else "", tc_string, (HEADER,))
 
@@ -120,17 +120,17 @@ def _section_ids(header: str) -> list[int]:
     ranges, end = read_ranges(bits, 0, LARGEST_ID)
     check_end(bits, end)
     ids = [section_id for first, last in ranges for section_id in range(first, last + 1)]
-    if len(ids) > MOST_SECTIONS:
+    if len(ids) > MAX_SECTIONS:
         raise UnreadableSection("too many sections")
     return ids
 
 
-def stated_word(gpp: GppString) -> ConsentValue:
-    """What all readable sections together say of sale, sharing and advertising, strictest first: the visitor's own word."""
-    words = [us_word(section) for section in gpp.us]
-    words.append(usp_word(gpp.usp))
+def stated_value(gpp: GppString) -> ConsentValue:
+    """The strictest value of all readable sections about sale, sharing and advertising."""
+    words = [evaluate_us_section(section) for section in gpp.us]
+    words.append(parse_us_privacy(gpp.usp))
     if gpp.canada is not None:
-        words.append(canadian_word(gpp.canada, ADVERTISING_PURPOSES))
+        words.append(evaluate_canadian_section(gpp.canada, ADVERTISING_PURPOSES))
     return strictest(words)
 
 
@@ -139,7 +139,7 @@ def sale_and_sharing(gpp: GppString) -> ConsentValue:
 
     A section that cannot be read may hold an objection, so it denies.
     """
-    return ConsentValue.DENY if gpp.unreadable else stated_word(gpp)
+    return ConsentValue.DENY if gpp.unreadable else stated_value(gpp)
 
 
-__all__ = ["HEADER", "MISSING_TC_STRING", "GppString", "InvalidGpp", "decode", "sale_and_sharing", "stated_word"]
+__all__ = ["HEADER", "MISSING_TC_STRING", "GppString", "InvalidGpp", "decode", "sale_and_sharing", "stated_value"]

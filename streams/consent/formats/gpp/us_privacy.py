@@ -6,15 +6,15 @@ Limited Service Provider Agreement, each Y, N or - (does not apply).
 
 import re
 
-from streams.consent.formats.signals import ConsentValue
+from streams.consent.formats.consent_value import ConsentValue
 
 USP = re.compile(r"1[YN-]{3}", re.ASCII)
 
 
-def usp_word(text: str) -> ConsentValue:
-    """Whether personal data may be sold. Case and surrounding blanks do not matter; an empty string says nothing.
+def parse_us_privacy(text: str) -> ConsentValue:
+    """Whether personal data may be sold. Case and surrounding blanks are ignored.
 
-    INVALID for what is no US Privacy string of version 1.
+    UNKNOWN for an empty string; INVALID for what is no US Privacy string of version 1.
     """
     usp = text.strip().upper()
     if not usp:
@@ -23,8 +23,8 @@ def usp_word(text: str) -> ConsentValue:
         return ConsentValue.INVALID
     notice, opted_out = usp[1], usp[2]
     if opted_out == "Y" or notice == "N":
-        return ConsentValue.DENY  # who was not told of her right cannot have waived it
+        return ConsentValue.DENY  # a right without notice cannot have been waived
     return ConsentValue.GRANT if opted_out == "N" else ConsentValue.UNKNOWN
 
 
-__all__ = ["USP", "usp_word"]
+__all__ = ["USP", "parse_us_privacy"]

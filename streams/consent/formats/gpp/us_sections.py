@@ -1,4 +1,4 @@
-"""The US sections of GPP (7 to 27): one table of layouts, read strictly. Pure.
+"""Decodes the US sections of GPP (7 to 27) by one table of layouts. Pure.
 
 Source: IAB Tech Lab, "Global Privacy Platform", "Sections": the US National and US State technical specifications. Fields are
 two bits wide: 0 does not apply, 1 yes, 2 no; of consents 1 is "no consent". Sections 24 to 27 begin with the version of the
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
+from streams.consent.formats.consent_value import ConsentValue
 from streams.consent.formats.gpp.bits import PADDING_BITS, UnreadableSection, check_segment_end
-from streams.consent.formats.signals import ConsentValue
 from streams.consent.formats.tc_string import Segment
 
 YES, NO = 1, 2
@@ -22,7 +22,7 @@ SENSITIVE_SHIFTS = tuple(range(14, -1, -2))
 
 
 class Role(Enum):
-    """What a field is about, as far as the gate judges it."""
+    """What a field is about, as far as it is evaluated."""
 
     NOTICE = "notice"
     """Whether the visitor was told of the processing, and of the right to opt out of sale, sharing or targeted advertising."""
@@ -69,7 +69,7 @@ ROLES: Mapping[str, Role] = {
 
 
 class Layout(NamedTuple):
-    """One way in which a section of one version may be laid out, behind the six bits of its version."""
+    """One layout of one version of a section, behind the six bits of its version."""
 
     name: str
     version: int
@@ -164,7 +164,7 @@ class UsSection(NamedTuple):
 
 
 def read_us_section(section_id: int, text: str) -> UsSection:
-    """The section of this id. UnreadableSection, or InvalidTcString for bits that cannot be read."""
+    """Decode the section of this id. UnreadableSection, or InvalidTcString for broken bits."""
     core, *others = text.split(".")
     segment = Segment(core.encode())
     width = segment.unread()
@@ -194,7 +194,7 @@ def _values(bits: int, shifts: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _read_sub_section(kind: SubSection, segments: list[str]) -> tuple[bool | None, tuple[int, ...]]:
-    """GPC and sensitive data consents of the sub-section behind the core."""
+    """Read the sub-section behind the core: (GPC, consents to sensitive data)."""
     if not segments:
         return None, ()
     if len(segments) > 1 or kind is SubSection.NOTHING:
@@ -211,18 +211,18 @@ def _read_sub_section(kind: SubSection, segments: list[str]) -> tuple[bool | Non
     return gpc, ()
 
 
-def us_word(section: UsSection) -> ConsentValue:
+def evaluate_us_section(section: UsSection) -> ConsentValue:
     """Whether a section allows sale, sharing and targeted advertising.
 
-    Opted out, not told, a child or further use without consent, or GPC: denied. Sensitive data is not judged.
+    An opt-out, a missing notice, a child or further use without consent, or GPC denies. Sensitive data is not evaluated.
     """
     if section.gpc or YES in section.opt_outs:
         return ConsentValue.DENY
     if NO in section.notices:
-        return ConsentValue.DENY  # who was not told of her right cannot have waived it
+        return ConsentValue.DENY  # a right without notice cannot have been waived
     if YES in section.children or section.personal == YES:
         return ConsentValue.DENY
     return ConsentValue.GRANT if NO in section.opt_outs else ConsentValue.UNKNOWN
 
 
-__all__ = ["LAYOUTS", "ROLES", "Layout", "Role", "UsSection", "read_us_section", "us_word"]
+__all__ = ["LAYOUTS", "ROLES", "Layout", "Role", "UsSection", "evaluate_us_section", "read_us_section"]

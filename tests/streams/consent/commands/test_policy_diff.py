@@ -1,4 +1,4 @@
-"""A policy is tried on recorded events before it is in force."""
+"""`simulate`: what another policy changes on recorded events."""
 
 import json
 import re
@@ -33,53 +33,53 @@ NO_MARKETING = re.sub(
 
 
 def policy(text: str) -> Policy:
-    """A policy that has changed in one place."""
+    """Parse a policy."""
     return parse_policy(text, "policy.yaml")
 
 
-def events(*said: Mapping[str, object]) -> list[RawRecord]:
-    """Recorded one after the other."""
+def events(*field_sets: Mapping[str, object]) -> list[RawRecord]:
+    """Encode records of `events.raw`, one for each set of fields."""
     latest = REGISTRY.latest("events.raw")
     return [
-        RawRecord(0, n, b"2" + b"%032x" % n, encode(latest, raw(event_id=f"e-{n}", **one)))
-        for n, one in enumerate(said)
+        RawRecord(0, n, b"2" + b"%032x" % n, encode(latest, raw(event_id=f"e-{n}", **fields)))
+        for n, fields in enumerate(field_sets)
     ]  # fmt: skip
 
 
 def test_only_what_differs_is_told() -> None:
-    """Granted events fare the same; denied ones would be dropped instead of anonymised, each name for itself."""
+    """Granted events have equal outcomes; denied ones are dropped instead of anonymised, counted by event name."""
     denied: dict[str, object] = {"signals": DENIED}
-    said: list[dict[str, object]] = [{"signals": GRANTED}, denied, denied, {**denied, "event_name": "search"}]
+    field_sets: list[dict[str, object]] = [{"signals": GRANTED}, denied, denied, {**denied, "event_name": "search"}]
     before, after = PolicyRun(REGISTRY, policy(PACKAGED_TEXT), None), PolicyRun(REGISTRY, policy(STRICTER), None)
-    found = compare(REGISTRY, events(*said), before, after, T / 1000)
-    assert found.events == 4
-    assert found.before == {"pass": 1, "anonymise": 3}
-    assert found.after == {"pass": 1, "drop (PURPOSE)": 3}
-    assert found.changed == {
+    diff = compare(REGISTRY, events(*field_sets), before, after, T / 1000)
+    assert diff.events == 4
+    assert diff.before == {"pass": 1, "anonymise": 3}
+    assert diff.after == {"pass": 1, "drop (PURPOSE)": 3}
+    assert diff.changed == {
         OutcomeChange("purchase", "anonymise", "drop (PURPOSE)"): 2,
         OutcomeChange("search", "anonymise", "drop (PURPOSE)"): 1,
     }
-    assert not found.rulings
+    assert not diff.rulings
 
 
 def test_the_ruling_behind_it_is_named() -> None:
-    """A purpose that no longer listens to a platform's word is denied for want of a signal."""
+    """A purpose whose platform name is removed from the policy is denied as NO_SIGNAL."""
     before, after = PolicyRun(REGISTRY, policy(PACKAGED_TEXT), None), PolicyRun(REGISTRY, policy(NO_MARKETING), None)
-    found = compare(REGISTRY, events({"signals": GRANTED}), before, after, T / 1000)
-    assert found.changed == {OutcomeChange("purchase", "pass", "strip"): 1}
-    assert found.rulings == {("marketing=OK_CONSENT", "marketing=NO_SIGNAL"): 1}, "a grant under a name that nothing maps"
+    diff = compare(REGISTRY, events({"signals": GRANTED}), before, after, T / 1000)
+    assert diff.changed == {OutcomeChange("purchase", "pass", "strip"): 1}
+    assert diff.rulings == {("marketing=OK_CONSENT", "marketing=NO_SIGNAL"): 1}, "a grant under a name that nothing maps"
 
 
 def test_rubbish_is_dead_under_both() -> None:
-    """What cannot be read fares the same under any policy."""
+    """Undecodable records are dead under any policy."""
     trials = [PolicyRun(REGISTRY, policy(text), None) for text in (PACKAGED_TEXT, STRICTER)]
-    found = compare(REGISTRY, [RawRecord(0, 0, None, b"rubbish"), RawRecord(0, 1, None, None)], trials[0], trials[1], T / 1000)
-    assert found.before == found.after == {"dead": 2}
-    assert not found.changed
+    diff = compare(REGISTRY, [RawRecord(0, 0, None, b"rubbish"), RawRecord(0, 1, None, None)], trials[0], trials[1], T / 1000)
+    assert diff.before == diff.after == {"dead": 2}
+    assert not diff.changed
 
 
 def test_on_recorded_traffic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command reads events.raw from Kafka, at most as many as asked for, and writes nothing."""
+    """The command reads at most `--events` records of `events.raw` from Kafka, and writes nothing."""
     file = tmp_path / "new.yaml"
     file.write_text(STRICTER)
     with EmbeddedKafka(tmp_path / "kafka") as broker:
@@ -93,8 +93,8 @@ def test_on_recorded_traffic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert sender.flush(30) == 0
         printed = CliRunner().invoke(app, ["simulate", "--policy", str(file), "--json"])
         assert printed.exit_code == 0, printed.output
-        found = json.loads(printed.stdout)
-        assert (found["events"], found["before"], found["after"]) == (40, {"anonymise": 40}, {"drop (PURPOSE)": 40})
+        diff = json.loads(printed.stdout)
+        assert (diff["events"], diff["before"], diff["after"]) == (40, {"anonymise": 40}, {"drop (PURPOSE)": 40})
         few = CliRunner().invoke(app, ["simulate", "--policy", str(file), "--events", str(5 * settings.partitions), "--json"])
         assert json.loads(few.stdout)["events"] == 10
         for_people = CliRunner().invoke(app, ["simulate", "--policy", str(file)])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from streams.consent.decision.decide import Action, ConsentDecision, decide, evidence_hash
 from streams.consent.formats.evidence import SignalReader
 from streams.consent.formats.reason import ConsentReason
-from streams.consent.formats.signals import CONSENT_MODE_SIGNALS
+from streams.consent.formats.signal_names import CONSENT_MODE_SIGNALS
 from streams.consent.policy import BITS, PACKAGED, Policy, load_policy, parse_policy
 from tests.streams.consent.strings import tc_string
 
@@ -19,7 +19,7 @@ MODE_ALL = {"gcs": "G111", "gcd": "13r3r3r3r5"}
 
 
 def decided(policy: Policy, name: str, region: str, signals: dict[str, str]) -> ConsentDecision:
-    """The decision on an event of a subject of whom nothing is remembered."""
+    """The decision on an event of a subject without a stored state."""
     return decide(policy, name, SignalReader(policy).read(region, signals, NOW))
 
 
@@ -107,10 +107,10 @@ TABLE: list[tuple[str, dict[str, str], int, str]] = [
 @pytest.mark.parametrize(("region", "signals", "mask", "reasons"), TABLE)
 def test_table_of_reasons(region: str, signals: dict[str, str], mask: int, reasons: str) -> None:
     """Each combination of region and signals grants what the table says, for the reason it says."""
-    found = decided(POLICY, "page_view", region, signals)
-    assert " ".join(ruling.reason for ruling in found.rulings) == reasons
-    assert found.mask == mask
-    assert found.action is (Action.PASS if mask == 7 else Action.STRIP if mask & 1 else Action.ANONYMISE)
+    decision = decided(POLICY, "page_view", region, signals)
+    assert " ".join(ruling.reason for ruling in decision.rulings) == reasons
+    assert decision.mask == mask
+    assert decision.action is (Action.PASS if mask == 7 else Action.STRIP if mask & 1 else Action.ANONYMISE)
 
 
 DENIALS = st.sampled_from(
@@ -135,7 +135,7 @@ SIGNALS = st.fixed_dictionaries(
 
 @given(SIGNALS, DENIALS, st.sampled_from(["DE", "US", ""]))
 def test_adding_a_denial_never_adds_a_grant(signals: dict[str, str], denial: dict[str, str], region: str) -> None:
-    """Whatever was said before, one more denial leaves a subset of the purposes granted. (What replaces a word adds none.)"""
+    """With one more denial, a subset of the purposes is granted. (A signal of the same name is not replaced.)"""
     before = decided(POLICY, "x", region, signals).mask
     after = decided(POLICY, "x", region, {**denial, **signals}).mask
     assert after & ~before == 0
@@ -164,14 +164,14 @@ def test_rules_of_events() -> None:
 
 
 def test_a_policy_without_a_purpose_never_passes_it() -> None:
-    """Where the policy does not list a purpose, it is not granted and its fields go, even if everything listed is granted."""
+    """A purpose that the policy does not list is not granted and its fields are stripped, also when all others are granted."""
     head, _, rest = PACKAGED.read_text().partition("  personalization:\n")
     text = head + rest[rest.index("\n# IAB TCF") :]
-    found = decided(parse_policy(text, "p"), "x", "DE", ALL)
-    assert (found.mask, found.action) == (3, Action.STRIP)
+    decision = decided(parse_policy(text, "p"), "x", "DE", ALL)
+    assert (decision.mask, decision.action) == (3, Action.STRIP)
 
 
 def test_evidence_is_the_same_in_any_order() -> None:
-    """Evidence is a fingerprint of what was said, not of the order in which it was."""
+    """The hash of signals does not depend on their order."""
     assert evidence_hash({"a": "1", "b": "2"}) == evidence_hash({"b": "2", "a": "1"}) != evidence_hash({"a": "12", "b": ""})
     assert evidence_hash({}) == ""

@@ -1,4 +1,4 @@
-"""Consent Mode strings: the forms that Google's tags send, and everything that differs from them."""
+"""Consent Mode strings: the forms that Google's tags send, and malformed ones."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.consent.formats.consent_mode import consent_mode, consent_mode_word, gcd_words, gcs_words
-from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, ConsentValue
+from streams.consent.formats.consent_mode import combine_signals, consent_mode, parse_gcd, parse_gcs
+from streams.consent.formats.consent_value import ConsentValue
+from streams.consent.formats.signal_names import CONSENT_MODE_SIGNALS
 
 LETTERS: Mapping[str, ConsentValue] = {
     "l": ConsentValue.UNKNOWN,
@@ -51,8 +52,8 @@ GCD: dict[str, tuple[ConsentValue, ConsentValue, ConsentValue, ConsentValue]] = 
 
 @pytest.mark.parametrize(("text", "words"), GCD.items())
 def test_forms_of_gcd(text: str, words: tuple[ConsentValue, ...]) -> None:
-    """Forms that are seen in requests, letter by letter; a letter that is not in the policy is invalid for its signal."""
-    assert tuple(gcd_words(text, LETTERS).values()) == words
+    """Forms of real requests are read letter by letter; a letter that is not in the policy is INVALID for its signal."""
+    assert tuple(parse_gcd(text, LETTERS).values()) == words
 
 
 NO_GCD = [
@@ -66,14 +67,14 @@ NO_GCD = [
 @pytest.mark.parametrize("text", NO_GCD)
 def test_what_is_no_gcd(text: str) -> None:
     """Another first character, separator, tail or length: invalid for all four signals."""
-    assert gcd_words(text, LETTERS) == ALL_INVALID
+    assert parse_gcd(text, LETTERS) == ALL_INVALID
 
 
 @pytest.mark.parametrize(("ads", "analytics"), list(product("01-", repeat=2)))
 def test_every_gcs(ads: str, analytics: str) -> None:
-    """ad_storage first, then analytics_storage; nothing of the other two."""
+    """gcs states ad_storage, then analytics_storage, and nothing about the other two signals."""
     flags = {"0": ConsentValue.DENY, "1": ConsentValue.GRANT, "-": ConsentValue.UNKNOWN}
-    assert gcs_words(f" G1{ads}{analytics}\n") == {"ad_storage": flags[ads], "analytics_storage": flags[analytics]}
+    assert parse_gcs(f" G1{ads}{analytics}\n") == {"ad_storage": flags[ads], "analytics_storage": flags[analytics]}
 
 
 @pytest.mark.parametrize(
@@ -81,24 +82,24 @@ def test_every_gcs(ads: str, analytics: str) -> None:
 )
 def test_what_is_no_gcs(text: str) -> None:
     """Another version, length or character: invalid for all four signals."""
-    assert gcs_words(text) == ALL_INVALID
+    assert parse_gcs(text) == ALL_INVALID
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n"])
 def test_empty_strings(text: str) -> None:
-    """They say nothing."""
-    assert gcs_words(text) == gcd_words(text, LETTERS) == {}
+    """An empty string states nothing."""
+    assert parse_gcs(text) == parse_gcd(text, LETTERS) == {}
 
 
 def test_words_of_single_signals() -> None:
-    """Only signals that are there, and what is no word of consent is invalid."""
+    """Only sent signals have a value, and an unknown word is INVALID."""
     values = {"cm.ad_storage": (" Granted",), "cm.ad_user_data": ("denied",), "cm.ad_personalization": ("maybe",)}
     words = {"ad_storage": G, "analytics_storage": U, "ad_user_data": D, "ad_personalization": X}
     assert consent_mode({**values, "cm.other": ("granted",)}, LETTERS) == words
 
 
 def test_the_strictest_of_all_counts() -> None:
-    """A string of the container beside its own, and single words: each can narrow."""
+    """A container's string and single signals can each narrow the page's string."""
     values = {"gcd": ("13r3r3r3r5",), "gcs": ("G101",), "cm.ad_user_data": ("denied",)}
     assert consent_mode(values, LETTERS) == {
         "ad_storage": D, "analytics_storage": G, "ad_user_data": D, "ad_personalization": G,
@@ -110,17 +111,17 @@ def test_the_strictest_of_all_counts() -> None:
 
 @pytest.mark.parametrize(("text", "word"), [("1", D), ("true", D), ("0", U), ("false", U), ("2", X), ("null", X), ("", X)])
 def test_ads_without_personalisation(text: str, word: ConsentValue) -> None:
-    """A yes is a no to personalisation, a no says nothing."""
+    """A yes to npa denies personalisation; a no states nothing."""
     assert consent_mode({"npa": (text,)}, LETTERS).get("ad_personalization", U) is word
 
 
 def test_a_purpose_needs_all_its_signals() -> None:
-    """One that is not said leaves the purpose unsaid, one that denies denies it."""
+    """A missing signal leaves the purpose UNKNOWN, a denied one denies it."""
     mode = consent_mode({"gcs": ("G11-",)}, LETTERS)
-    assert consent_mode_word(mode, ["ad_storage"]) is G
-    assert consent_mode_word(mode, ["ad_storage", "ad_user_data"]) is U
-    assert consent_mode_word({**mode, "ad_user_data": D}, ["ad_storage", "ad_user_data"]) is D
-    assert consent_mode_word({}, ["ad_storage"]) is U
+    assert combine_signals(mode, ["ad_storage"]) is G
+    assert combine_signals(mode, ["ad_storage", "ad_user_data"]) is U
+    assert combine_signals({**mode, "ad_user_data": D}, ["ad_storage", "ad_user_data"]) is D
+    assert combine_signals({}, ["ad_storage"]) is U
 
 
 @given(st.sampled_from([text for text in GCD if text.isalnum()]), st.data())
@@ -128,17 +129,17 @@ def test_no_other_character_adds_a_grant(text: str, data: st.DataObject) -> None
     """Any character in place of one of gcd's, but for its letters, leaves every signal as it was or makes it invalid."""
     at = data.draw(st.integers(0, len(text) - 1).filter(lambda at: at not in (2, 4, 6, 8)))
     damaged = text[:at] + data.draw(st.characters()) + text[at + 1 :]
-    assert gcd_words(damaged, LETTERS) in (gcd_words(text, LETTERS), ALL_INVALID)
+    assert parse_gcd(damaged, LETTERS) in (parse_gcd(text, LETTERS), ALL_INVALID)
 
 
 @given(st.sampled_from(list(GCD)), st.integers(0, 12))
 def test_no_truncation_of_gcd_adds_a_grant(text: str, length: int) -> None:
     """A prefix is invalid, empty, or the whole without its last pair."""
-    assert gcd_words(text.strip()[:length], LETTERS) in (gcd_words(text, LETTERS), ALL_INVALID, {})
+    assert parse_gcd(text.strip()[:length], LETTERS) in (parse_gcd(text, LETTERS), ALL_INVALID, {})
 
 
 @given(st.text(max_size=14))
 def test_any_text(text: str) -> None:
     """No text raises, and one that is not of the form grants nothing."""
-    for words in (gcs_words(text), gcd_words(text, LETTERS)):
+    for words in (parse_gcs(text), parse_gcd(text, LETTERS)):
         assert not words or text.strip()[:1] in ("G", "1") or words == ALL_INVALID

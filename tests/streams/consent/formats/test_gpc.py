@@ -1,32 +1,32 @@
-"""Global Privacy Control: what objects, what says nothing, and what cannot be read."""
+"""Global Privacy Control: objections, silence, and unreadable values."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.consent.formats.gpc import gpc_word
-from streams.consent.formats.signals import ConsentValue
+from streams.consent.formats.consent_value import ConsentValue
+from streams.consent.formats.gpc import parse_gpc
 
 
 @pytest.mark.parametrize("text", ["1", "true", "True", "TRUE", "yes", "on", " 1 ", "1\n"])
 def test_what_objects(text: str) -> None:
     """The header's only value, and the words that pages send for it."""
-    assert gpc_word(text) is ConsentValue.DENY
+    assert parse_gpc(text) is ConsentValue.DENY
 
 
 @pytest.mark.parametrize("text", ["", " ", "0", "false", "FALSE", " 0"])
 def test_what_says_nothing(text: str) -> None:
-    """No objection is no consent."""
-    assert gpc_word(text) is ConsentValue.UNKNOWN
+    """The absence of an objection is UNKNOWN, not a grant."""
+    assert parse_gpc(text) is ConsentValue.UNKNOWN
 
 
 @pytest.mark.parametrize("text", ["2", "?1", "1,1", "null", "undefined", "no", "off", "[]", "\uff11", "granted"])
 def test_what_cannot_be_read(text: str) -> None:
-    """Anything else is no lawful spelling."""
-    assert gpc_word(text) is ConsentValue.INVALID
+    """Any other value is INVALID."""
+    assert parse_gpc(text) is ConsentValue.INVALID
 
 
 @given(st.text())
 def test_no_text_grants(text: str) -> None:
-    """Whatever is sent, GPC never grants."""
-    assert gpc_word(text) in (ConsentValue.DENY, ConsentValue.INVALID, ConsentValue.UNKNOWN)
+    """No value of GPC grants."""
+    assert parse_gpc(text) in (ConsentValue.DENY, ConsentValue.INVALID, ConsentValue.UNKNOWN)

@@ -11,19 +11,19 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from streams.consent.formats import tc_string as tcstring
+from streams.consent.formats.consent_value import ConsentValue
 from streams.consent.formats.gpp import (
     MISSING_TC_STRING,
     CanadianSection,
     GppString,
     InvalidGpp,
     UsSection,
-    canadian_word,
     decode,
+    evaluate_canadian_section,
     sale_and_sharing,
-    stated_word,
+    stated_value,
 )
 from streams.consent.formats.reason import ConsentReason
-from streams.consent.formats.signals import ConsentValue
 from streams.consent.formats.tc_string import InvalidTcString
 from tests.streams.consent.strings import tc_string
 
@@ -105,7 +105,7 @@ def gpp_text(**sections: str) -> str:
 
 
 CALIFORNIA = "000001" + pair_bits(1, 1, 0, 2, 2, *(0,) * 9, 0, 0, 0, 1, 0, 0)
-"""Told of everything, opted out of nothing."""
+"""All notices given, no opt-out."""
 RHODE_ISLAND = "000001" + pair_bits(1, 0, 1, 1, 1, 2, 2, 0, 0)
 SAYS_NO_REFUSAL = encoded(CALIFORNIA)
 NOTHING_READ = {
@@ -189,13 +189,13 @@ def test_what_the_broken_strings_are_made_of_can_be_read() -> None:
 
 
 def test_blanks_around_a_string() -> None:
-    """They cost nothing."""
+    """Surrounding blanks are ignored."""
     text = gpp_text(s8=SAYS_NO_REFUSAL)
     assert decode(f" \t{text}\r\n") == decode(text)
 
 
 def test_the_longer_national_section_under_version_1() -> None:
-    """It is told from the shorter one by its length, with the encoders' padding and without."""
+    """The longer layout is recognised by its length, with and without the encoders' padding."""
     long = "000001" + pair_bits(1, 1, 1, 1, 0, 0, 2, 2, 1, *(0,) * 16, 1, 0, 2, 0, 1, 0, 0)
     short = "000001" + pair_bits(1, 1, 1, 1, 0, 0, 2, 2, 1, *(0,) * 12, 1, 0, 0, 1, 0, 0)
     assert decode(gpp_text(s7=encoded(long))).us[0].children == (1, 0, 2)
@@ -205,7 +205,7 @@ def test_the_longer_national_section_under_version_1() -> None:
 
 
 def test_a_string_without_a_header_keeps_what_shows_itself() -> None:
-    """A TC string and a US Privacy string are known by their form; with two TC strings neither counts."""
+    """TC strings and US Privacy strings are recognised by their form; of two TC strings neither counts."""
     tc = tc_string()
     assert decode(tc) == GppString((), "", tc, (0,))
     assert decode("1YYN") == GppString((), "1YYN", "", (0,))
@@ -219,18 +219,18 @@ def test_a_string_without_a_header_keeps_what_shows_itself() -> None:
 
 @pytest.mark.parametrize("string", ["DBABMA~", "DBABMA", "DBACNY~1YNN"])
 def test_a_european_section_that_is_missing(string: str) -> None:
-    """It denies as a broken TC string does: the TCF's decoder refuses what stands for it."""
+    """An announced but missing European section denies as a broken TC string does."""
     gpp = decode(string)
     assert gpp.tc_string == MISSING_TC_STRING
     with pytest.raises(InvalidTcString):
         tcstring.decode(gpp.tc_string)
 
 
-def us(**said: Any) -> GppString:
+def us(**replaced: Any) -> GppString:
     """One national section that objects to nothing, with some fields replaced."""
     fields: dict[str, Any] = {
         "id": 7, "version": 2, "notices": (1, 1, 1), "opt_outs": (2, 2, 2), "sensitive": (0,) * 16, "children": (0,) * 3,
-        "personal": 0, "mspa": (1, 0, 0), "gpc": None, **said,
+        "personal": 0, "mspa": (1, 0, 0), "gpc": None, **replaced,
     }  # fmt: skip
     return GppString((UsSection(**fields),), "", "", ())
 
@@ -285,16 +285,16 @@ RULES: list[tuple[GppString, ConsentValue]] = [
 
 @pytest.mark.parametrize(("gpp", "word"), RULES)
 def test_what_objects(gpp: GppString, word: ConsentValue) -> None:
-    """Opted out, told of no right, a child without consent, GPC, or a section that is not read: an objection."""
+    """An opt-out, a missing notice, a child without consent, GPC and an unreadable section are objections."""
     assert sale_and_sharing(gpp) is word
 
 
 def test_what_cannot_be_read_is_no_word_of_the_visitor() -> None:
-    """A refusal beside an unreadable section is told from the section's own denial, which nobody chose."""
+    """A refusal beside an unreadable section differs from the section's own denial, which the visitor did not choose."""
     broken = us()._replace(unreadable=(9,))
-    assert (stated_word(broken), sale_and_sharing(broken)) == (ConsentValue.GRANT, ConsentValue.DENY)
+    assert (stated_value(broken), sale_and_sharing(broken)) == (ConsentValue.GRANT, ConsentValue.DENY)
     refused = us(gpc=True)._replace(unreadable=(9,))
-    assert (stated_word(refused), sale_and_sharing(refused)) == (ConsentValue.DENY, ConsentValue.DENY)
+    assert (stated_value(refused), sale_and_sharing(refused)) == (ConsentValue.DENY, ConsentValue.DENY)
 
 
 # Purposes with express consent, with implied consent, restricted -> the word for purposes 1 and 8.
@@ -310,12 +310,12 @@ CANADIAN: list[tuple[int, int, frozenset[int], ConsentValue]] = [
 @pytest.mark.parametrize(("express", "implied", "restricted", "word"), CANADIAN)
 def test_canadian_purposes(express: int, implied: int, restricted: frozenset[int], word: ConsentValue) -> None:
     """Express or implied consent to every purpose but the first, which TCF Canada does not use, and none restricted."""
-    assert canadian_word(CanadianSection(0, 0, 7, express, implied, restricted), (1, 8)) is word
+    assert evaluate_canadian_section(CanadianSection(0, 0, 7, express, implied, restricted), (1, 8)) is word
 
 
 def test_canada_says_nothing_of_the_first_purpose() -> None:
-    """A purpose that needs no other has no word of this section."""
-    assert canadian_word(CanadianSection(0, 0, 7, EVERYTHING, 0, frozenset()), (1,)) is ConsentValue.UNKNOWN
+    """A purpose that needs only purpose 1 has no value in this section."""
+    assert evaluate_canadian_section(CanadianSection(0, 0, 7, EVERYTHING, 0, frozenset()), (1,)) is ConsentValue.UNKNOWN
 
 
 def canadian_core(tail: str, cmp_id: int = 7, created: int = 17_000_000_000, updated: int = 17_000_000_000) -> str:
@@ -348,7 +348,7 @@ CANADIAN_UNREADABLE = {
 
 @pytest.mark.parametrize("section", CANADIAN_UNREADABLE.values(), ids=CANADIAN_UNREADABLE)
 def test_a_canadian_section_that_cannot_be_read(section: str) -> None:
-    """It is named, and denies."""
+    """A broken Canadian section is listed as unreadable, and denies."""
     gpp = decode(gpp_text(s5=section))
     assert (gpp.unreadable, gpp.canada, sale_and_sharing(gpp)) == ((5,), None, ConsentValue.DENY)
 
@@ -379,8 +379,8 @@ STRICTNESS = {ConsentValue.GRANT: 2, ConsentValue.UNKNOWN: 1, ConsentValue.DENY:
 STRINGS = st.sampled_from([vector["text"] for vector in VECTORS])
 
 
-def word_of(text: str) -> ConsentValue:
-    """The word of a string; nothing read denies."""
+def parse_value(text: str) -> ConsentValue:
+    """The value of a string; an undecodable one denies."""
     try:
         return sale_and_sharing(decode(text))
     except InvalidGpp:
@@ -402,8 +402,8 @@ def test_no_truncation_grants_what_was_denied() -> None:
             *_, last = cut.split("~")
             if last.startswith("B") and len(last) == 10 and vector["ids"][cut.count("~") - 1] == 7:
                 continue
-            known = without_gpc if "." in text[len(cut) :] else whole
-            assert STRICTNESS[word_of(cut)] <= STRICTNESS[sale_and_sharing(known)], (cut, text)
+            readable = without_gpc if "." in text[len(cut) :] else whole
+            assert STRICTNESS[parse_value(cut)] <= STRICTNESS[sale_and_sharing(readable)], (cut, text)
             tried += 1
     assert tried > 11_000
 
@@ -411,7 +411,7 @@ def test_no_truncation_grants_what_was_denied() -> None:
 @given(STRINGS.filter(lambda text: decode(text).tc_string), st.data())
 @settings(suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow], deadline=None)
 def test_no_truncation_hides_a_european_section(text: str, data: st.DataObject) -> None:
-    """As long as the header is whole, a TC string of the string is judged, cut or not."""
+    """While the header is complete, the TC string within is evaluated, truncated or not."""
     whole = decode(text)
     cut = text[: data.draw(st.integers(text.index("~"), len(text)))]
     tc = decode(cut).tc_string
@@ -503,7 +503,7 @@ def test_an_unreadable_section_never_adds_a_grant(section_id: int, data: st.Data
 
 
 def eight_kib() -> dict[str, str]:
-    """The longest strings that are looked at, each the worst for one part of the decoder."""
+    """The longest strings that are decoded, each the worst case for one part of the decoder."""
     chance = random.Random(9)
     noise = "".join(chance.choices(ALPHABET, k=8_192))
     codes = f"{65_535:016b}1{4_095:012b}" + "011" * 4_095
@@ -530,6 +530,6 @@ def test_decoding_is_bounded(text: str) -> None:
     times = []
     for _ in range(5):
         began = time.thread_time()
-        word_of(text)
+        parse_value(text)
         times.append(time.thread_time() - began)
     assert min(times) < 0.010

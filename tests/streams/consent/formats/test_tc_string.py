@@ -20,11 +20,11 @@ SPECIFIC = [vector["text"] for vector in VECTORS if vector["specific"]]
 LARGEST = 65_535
 
 
-def members(found: int | Vendors | None) -> set[int] | None:
-    """The ids of a set: the vectors' (bit n for id n), or ours."""
-    if isinstance(found, Vendors):
-        return {vendor for vendor in range(found.largest + 2) if found.has(vendor)}
-    return None if found is None else {n for n in range(found.bit_length()) if found >> n & 1}
+def members(ids: int | Vendors | None) -> set[int] | None:
+    """The ids of a set: of a vector (bit n for id n), or of `Vendors`."""
+    if isinstance(ids, Vendors):
+        return {vendor for vendor in range(ids.largest + 2) if ids.has(vendor)}
+    return None if ids is None else {n for n in range(ids.bit_length()) if ids >> n & 1}
 
 
 def purposes(bits: int, width: int = 24) -> set[int]:
@@ -43,7 +43,7 @@ SETS = ("features", "consent", "li", "vendors", "vendors_li", "disclosed")
 
 
 def ours(tc: TcString) -> list[Any]:
-    """The same of our reading."""
+    """The same fields as `decode` reads them."""
     numbers = [tc.created_ms, tc.last_updated_ms, tc.cmp_id, tc.cmp_version, tc.gvl_version, tc.policy_version]
     fixed = [purposes(tc.special_features, 12), purposes(tc.purposes_consent), purposes(tc.purposes_li)]
     vendors = [members(tc.vendors_consent), members(tc.vendors_li), members(tc.disclosed)]
@@ -52,12 +52,14 @@ def ours(tc: TcString) -> list[Any]:
 
 def restricted(tc: TcString) -> dict[tuple[int, int], set[int]]:
     """(purpose, type) -> vendors."""
-    found: dict[tuple[int, int], set[int]] = {}
+    vendors_by_restriction: dict[tuple[int, int], set[int]] = {}
     for purpose, restrictions in tc.restrictions.items():
-        for one in restrictions:
-            vendors = {vendor for first, last in one.vendors for vendor in range(first, last + 1)}
-            found[purpose, one.type] = found.get((purpose, one.type), set()) | vendors
-    return found
+        for restriction in restrictions:
+            vendors = {vendor for first, last in restriction.vendors for vendor in range(first, last + 1)}
+            vendors_by_restriction[purpose, restriction.type] = (
+                vendors_by_restriction.get((purpose, restriction.type), set()) | vendors
+            )
+    return vendors_by_restriction
 
 
 def test_vectors_of_the_official_library() -> None:
@@ -66,12 +68,12 @@ def test_vectors_of_the_official_library() -> None:
     for vector in VECTORS:
         tc = decode(vector["text"])
         assert ours(tc) == content(vector), vector["text"]
-        wanted = {(purpose, kind): members(int(vendors, 16)) for purpose, kind, vendors in vector["restrictions"]}
-        assert restricted(tc) == wanted, vector["text"]
+        expected = {(purpose, kind): members(int(vendors, 16)) for purpose, kind, vendors in vector["restrictions"]}
+        assert restricted(tc) == expected, vector["text"]
 
 
 def test_vectors_hold_every_shape() -> None:
-    """The vectors are no monoculture: all segments, bit fields and ranges, restrictions of each type, both scopes, paddings."""
+    """The vectors cover all segments, bit fields and ranges, restrictions of each type, both scopes, and paddings."""
     assert {vector["disclosed"] is None for vector in VECTORS} == {True, False} == {vector["specific"] for vector in VECTORS}
     assert {kind for vector in VECTORS for _, kind, _ in vector["restrictions"]} == {0, 1, 2}
     assert len({vector["text"].count(".") for vector in VECTORS}) == 4
@@ -118,7 +120,7 @@ VERSIONS = {
 
 @pytest.mark.parametrize("string", MALFORMED.values(), ids=MALFORMED)
 def test_what_is_malformed(string: str) -> None:
-    """Refused as malformed, with nothing read of it."""
+    """A malformed string is refused as MALFORMED."""
     with pytest.raises(InvalidTcString) as caught:
         decode(string)
     assert caught.value.reason is ConsentReason.MALFORMED
@@ -126,14 +128,14 @@ def test_what_is_malformed(string: str) -> None:
 
 @pytest.mark.parametrize("string", VERSIONS.values(), ids=VERSIONS)
 def test_other_versions(string: str) -> None:
-    """Refused for their version."""
+    """A string of another version is refused as VERSION."""
     with pytest.raises(InvalidTcString) as caught:
         decode(string)
     assert caught.value.reason is ConsentReason.VERSION
 
 
 def test_the_small_one_is_valid() -> None:
-    """What the malformed ones are made of is a string that decodes, so each is refused for its own fault."""
+    """The string from which the malformed ones are made decodes, so each is refused for its own fault."""
     tc = decode(text(core(), f"{1:03b}{4:016b}00110"))
     assert (tc.cmp_id, tc.gvl_version, purposes(tc.purposes_consent)) == (7, 9, set(range(1, 25)))
     assert (members(tc.vendors_consent), members(tc.disclosed)) == (set(range(1, 31)), {2, 3})

@@ -20,21 +20,21 @@ EVERYTHING = (1 << 24) - 1
 IN, OUT = Vendors(VENDOR, 1), Vendors(VENDOR, 0)
 
 
-def tc(**said: Any) -> TcString:
+def tc(**replaced: Any) -> TcString:
     """A string that grants everything to the vendor, with some fields replaced; created when it was last updated."""
     fields: dict[str, Any] = {
-        "created_ms": said.get("last_updated_ms", NEW), "last_updated_ms": NEW,
+        "created_ms": replaced.get("last_updated_ms", NEW), "last_updated_ms": NEW,
         "cmp_id": 7, "cmp_version": 1, "gvl_version": 9, "policy_version": 5,
         "service_specific": True, "special_features": 0, "purposes_consent": EVERYTHING, "purposes_li": EVERYTHING,
         "purpose_one_treatment": False, "vendors_consent": IN, "vendors_li": IN, "restrictions": {},
-        "disclosed": IN, **said,
+        "disclosed": IN, **replaced,
     }  # fmt: skip
     return TcString(**fields)
 
 
-def listed(**said: Any) -> Gvl:
+def listed(**replaced: Any) -> Gvl:
     """A vendor list with the vendor in it."""
-    declared: dict[str, Any] = {"purposes": {1, 2, 3}, "li_purposes": {7, 8}, "flexible": set(), "deleted_ms": None, **said}
+    declared: dict[str, Any] = {"purposes": {1, 2, 3}, "li_purposes": {7, 8}, "flexible": set(), "deleted_ms": None, **replaced}
     return Gvl(9, {VENDOR: Vendor(**declared)})
 
 

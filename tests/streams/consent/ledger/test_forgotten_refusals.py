@@ -1,4 +1,4 @@
-"""Refusals that are easily forgotten: without a time, under an unknown name, beside something that cannot be read."""
+"""Refusals without a time, under an unmapped name, or beside something unreadable are stored."""
 
 import pytest
 
@@ -12,7 +12,7 @@ ANALYTICS, MARKETING = 0, 1
 
 
 def test_an_undated_refusal_is_remembered_of_every_identifier_of_its_event() -> None:
-    """A logged-in visitor refuses in Germany; her cookie alone, silent in the US, is not asked for less."""
+    """A logged-in visitor refuses in Germany; an event of her cookie alone, without signals in the US, is denied."""
     room = Room()
     room.event(DENIED, subject=USER, identifiers=[USER.decode(), SUBJECT.decode()])
     assert room.event(EMPTY, LATER, region="US") != SILENT
@@ -20,14 +20,14 @@ def test_an_undated_refusal_is_remembered_of_every_identifier_of_its_event() -> 
 
 @pytest.mark.parametrize("name", ["page_view", "consent_update"])
 def test_a_refusal_under_an_unknown_name_is_not_undone_by_silence(name: str) -> None:
-    """Dated or not: it denied all that nothing else spoke of."""
+    """The refusal is stored, dated or not."""
     room = Room()
     assert room.event({"partner_sharing": "denied"}, event_name=name) == "UNMAPPED UNMAPPED UNMAPPED"
     assert room.event(EMPTY, LATER, region="US") != SILENT
 
 
 def test_a_dated_refusal_under_an_unknown_name_beats_an_undated_grant() -> None:
-    """As one under any other name does."""
+    """A dated refusal under an unmapped name overrides an undated grant."""
     room = Room()
     room.event({"partner_sharing": "denied"}, event_name="consent_update")
     assert room.event(GRANTED, LATER).split()[MARKETING] != "OK_CONSENT"
@@ -44,14 +44,14 @@ def test_a_dated_refusal_under_an_unknown_name_beats_an_undated_grant() -> None:
     ],
 )
 def test_something_unreadable_beside_a_refusal_does_not_make_it_forgotten(signals: dict[str, str], purpose: int) -> None:
-    """The refusal alone is remembered, so it must be with a word more."""
+    """The refusal is stored although another value is unreadable."""
     room = Room()
     room.event(signals, event_name="consent_update")
     assert room.event(GRANTED, LATER).split()[purpose] != "OK_CONSENT"
 
 
 def test_something_unreadable_beside_a_refusal_by_webhook_does_not_make_it_forgotten() -> None:
-    """A choice without an event has no second chance."""
+    """The same holds for a choice that is sent to `/v1/consent`."""
     room = Room()
     room.signal(kind="choice", signals={"cmp.marketing": "denied", "C0004": "?"})
     assert room.event(GRANTED, LATER).split()[MARKETING] != "OK_CONSENT"

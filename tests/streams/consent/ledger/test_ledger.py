@@ -1,4 +1,4 @@
-"""What is remembered: order does not matter, denial wins ties, withdrawals last until something newer grants."""
+"""Stored states: order does not matter, denials win ties, withdrawals last until a newer grant."""
 
 import pytest
 from hypothesis import given
@@ -12,15 +12,15 @@ from streams.consent.ledger.ledger import (
     Claim,
     Moment,
     StateValue,
-    dates,
-    learn,
+    apply_claim,
+    apply_state,
+    apply_withdrawal,
+    date_choice,
+    evaluate_state,
     merge,
-    recall,
-    take_over,
-    withdraw,
 )
 
-NAMES = [*(f"a.{what}" for what in ("withdrawn", "granted", "denied", "seen_granted", "seen_denied")), ERASED]
+NAMES = [*(f"a.{kind}" for kind in ("withdrawn", "granted", "denied", "seen_granted", "seen_denied")), ERASED]
 STATES = st.dictionaries(st.sampled_from(NAMES), st.integers(1, 9))
 
 # state, time of the event, time of its own choice, what it recalls
@@ -51,23 +51,23 @@ TABLE: list[tuple[dict[str, int], int, int, StateValue]] = [
 
 @pytest.mark.parametrize(("times", "now", "chosen", "memory"), TABLE)
 def test_table_of_memories(times: dict[str, int], now: int, chosen: int, memory: StateValue) -> None:
-    """Each state says to an event what the table says."""
-    assert recall(times, "a", Moment(now, chosen)) is memory
+    """Each state has the value that the table says."""
+    assert evaluate_state(times, "a", Moment(now, chosen)) is memory
 
 
 def test_what_is_too_old_is_forgotten() -> None:
-    """A grant and a denial older than the policy's limit count for nothing; a withdrawal goes on."""
-    assert recall({"a.granted": 3}, "a", Moment(9, 0, 4)) is StateValue.NOTHING
-    assert recall({"a.denied": 3}, "a", Moment(9, 0, 4)) is StateValue.NOTHING
-    assert recall({"a.withdrawn": 3}, "a", Moment(9, 0, 4)) is StateValue.WITHDRAWN
+    """A grant and a denial older than the policy's limit do not count; a withdrawal still does."""
+    assert evaluate_state({"a.granted": 3}, "a", Moment(9, 0, 4)) is StateValue.NOTHING
+    assert evaluate_state({"a.denied": 3}, "a", Moment(9, 0, 4)) is StateValue.NOTHING
+    assert evaluate_state({"a.withdrawn": 3}, "a", Moment(9, 0, 4)) is StateValue.WITHDRAWN
 
 
 @given(STATES, STATES, STATES)
-def test_states_merge_in_any_order(one: dict[str, int], two: dict[str, int], three: dict[str, int]) -> None:
-    """Merging commutes, associates and repeats without effect: replays and zombies change nothing."""
-    assert merge(one, two) == merge(two, one)
-    assert merge(merge(one, two), three) == merge(one, merge(two, three))
-    assert merge(merge(one, two), two) == merge(one, two)
+def test_states_merge_in_any_order(first: dict[str, int], second: dict[str, int], third: dict[str, int]) -> None:
+    """Merging is commutative, associative and idempotent, so replays and fenced workers change nothing."""
+    assert merge(first, second) == merge(second, first)
+    assert merge(merge(first, second), third) == merge(first, merge(second, third))
+    assert merge(merge(first, second), second) == merge(first, second)
 
 
 ONE = frozenset({"a"})
@@ -76,46 +76,46 @@ GRANT, DENIAL = Claim(ONE, frozenset()), Claim(frozenset(), ONE)
 
 @given(STATES, st.integers(1, 9), st.integers(1, 9), st.integers(0, 9))
 def test_a_denial_never_adds_a_grant(times: dict[str, int], at: int, now: int, chosen: int) -> None:
-    """Learning a denial or a withdrawal turns no memory into a grant."""
-    before = recall(times, "a", Moment(now, chosen))
-    for change in (learn(times, DENIAL, ChoiceDates(at, at), at, True), withdraw(times, ["a"], at)):
-        after = recall(merge(times, change.times), "a", Moment(now, chosen))
+    """Applying a denial or a withdrawal turns no state into a grant."""
+    before = evaluate_state(times, "a", Moment(now, chosen))
+    for change in (apply_claim(times, DENIAL, ChoiceDates(at, at), at, True), apply_withdrawal(times, ["a"], at)):
+        after = evaluate_state(merge(times, change.times), "a", Moment(now, chosen))
         assert after is not StateValue.GRANTED or before is StateValue.GRANTED
 
 
 @given(st.permutations([(True, 3), (False, 5), (True, 4), (False, 7), (True, 9), (False, 2)]), st.integers(1, 6))
 def test_choices_with_times_end_in_the_same_state_in_any_order(choices: list[tuple[bool, int]], n: int) -> None:
-    """Whichever arrives first: what a choice adds depends on nothing that was learned before."""
+    """What a dated choice adds does not depend on the state before."""
     times: dict[str, int] = {}
     for granted, at in choices[:n]:
-        times = merge(times, learn(times, GRANT if granted else DENIAL, ChoiceDates(at, at), 10, False).times)
+        times = merge(times, apply_claim(times, GRANT if granted else DENIAL, ChoiceDates(at, at), 10, False).times)
     newest = {granted: max((at for which, at in choices[:n] if which is granted), default=0) for granted in (True, False)}
     expected = {"a.granted": newest[True], "a.denied": newest[False]}
     assert times == {name: at for name, at in expected.items() if at}
 
 
 def test_a_denial_after_a_grant_is_a_withdrawal() -> None:
-    """With known times it is; without a grant before, or without a time, it is none, but a refusal all the same."""
+    """A dated denial after a grant is a withdrawal; without a grant before, or without a time, it is a refusal only."""
     when = ChoiceDates(5, 5)
-    assert learn({"a.granted": 3}, DENIAL, when, 9, False) == ({"a.denied": 5}, ("a",), ("a",))
-    assert learn({}, DENIAL, when, 9, False) == ({"a.denied": 5}, (), ("a",))
-    assert learn({"a.granted": 7}, DENIAL, when, 9, False) == ({"a.denied": 5}, (), ())
-    assert learn({"a.granted": 3, "a.denied": 5}, DENIAL, when, 9, False) == ({}, (), ())
-    assert learn({"a.seen_granted": 3}, DENIAL, ChoiceDates(0, 0), 9, True) == ({"a.seen_denied": 9}, (), ())
-    assert take_over({"a.granted": 3}, {"a.denied": 5}) == ({"a.denied": 5}, ("a",), ("a",))
+    assert apply_claim({"a.granted": 3}, DENIAL, when, 9, False) == ({"a.denied": 5}, ("a",), ("a",))
+    assert apply_claim({}, DENIAL, when, 9, False) == ({"a.denied": 5}, (), ("a",))
+    assert apply_claim({"a.granted": 7}, DENIAL, when, 9, False) == ({"a.denied": 5}, (), ())
+    assert apply_claim({"a.granted": 3, "a.denied": 5}, DENIAL, when, 9, False) == ({}, (), ())
+    assert apply_claim({"a.seen_granted": 3}, DENIAL, ChoiceDates(0, 0), 9, True) == ({"a.seen_denied": 9}, (), ())
+    assert apply_state({"a.granted": 3}, {"a.denied": 5}) == ({"a.denied": 5}, ("a",), ("a",))
 
 
 def test_signals_without_a_time_are_taken_down_once_a_day() -> None:
-    """Grants only where the policy uses them or a refusal came before, and only when they change or a day has passed."""
+    """Undated grants are stored where the policy uses them or after a refusal, and only on a change or after a day."""
     undated = ChoiceDates(0, 0)
-    assert learn({}, GRANT, undated, 5, False).times == {}
-    assert learn({}, GRANT, undated, 5, True).times == {"a.seen_granted": 5}
-    assert learn({"a.seen_denied": 4}, GRANT, undated, 5, False).times == {"a.seen_granted": 5}
-    assert learn({"a.seen_granted": 5}, GRANT, undated, 6, True).times == {}
-    assert learn({"a.seen_granted": 5}, GRANT, undated, 5 + DAY_MS, True).times == {"a.seen_granted": 5 + DAY_MS}
-    assert learn({"a.seen_granted": 5, "a.seen_denied": 6}, GRANT, undated, 7, True).times == {"a.seen_granted": 7}
-    assert learn({}, DENIAL, undated, 5, False).times == {"a.seen_denied": 5}
-    assert learn({"a.seen_denied": 5}, DENIAL, undated, 6, False).times == {}
+    assert apply_claim({}, GRANT, undated, 5, False).times == {}
+    assert apply_claim({}, GRANT, undated, 5, True).times == {"a.seen_granted": 5}
+    assert apply_claim({"a.seen_denied": 4}, GRANT, undated, 5, False).times == {"a.seen_granted": 5}
+    assert apply_claim({"a.seen_granted": 5}, GRANT, undated, 6, True).times == {}
+    assert apply_claim({"a.seen_granted": 5}, GRANT, undated, 5 + DAY_MS, True).times == {"a.seen_granted": 5 + DAY_MS}
+    assert apply_claim({"a.seen_granted": 5, "a.seen_denied": 6}, GRANT, undated, 7, True).times == {"a.seen_granted": 7}
+    assert apply_claim({}, DENIAL, undated, 5, False).times == {"a.seen_denied": 5}
+    assert apply_claim({"a.seen_denied": 5}, DENIAL, undated, 6, False).times == {}
 
 
 NOON = 20_000 * DAY_MS + DAY_MS // 2
@@ -142,6 +142,6 @@ TODAY, YESTERDAY, TOMORROW = (MORNING, MORNING), (MORNING - DAY_MS,) * 2, (MORNI
     ],
 )
 def test_when_a_choice_counts_as_made(claim: Claim, is_choice: bool, expected: ChoiceDates) -> None:
-    """A grant at the earliest, a refusal at the latest; what cannot be read or lies ahead dates refusals only."""
-    assert dates(claim, NOON, is_choice) == expected
-    assert dates(claim, NOON, is_choice, undated_grants_lift=True).granted_at == (expected.granted_at or NOON)
+    """A grant counts from the earliest, a refusal from the latest time; unreadable and future times date refusals only."""
+    assert date_choice(claim, NOON, is_choice) == expected
+    assert date_choice(claim, NOON, is_choice, undated_grants_lift=True).granted_at == (expected.granted_at or NOON)

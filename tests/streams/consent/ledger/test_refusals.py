@@ -1,7 +1,8 @@
-"""Refusals are remembered: of whatever date, by whatever channel, of every identifier of an event, in every region."""
+"""Refusals are stored whatever their date and channel, for every identifier of an event, in every region."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -41,7 +42,7 @@ ALL, NONE = "1" * 24, "0" * 24
 
 
 def test_a_refusal_of_today_by_tc_string_holds_at_once() -> None:
-    """For events that come without it a moment later, by event and by webhook; nothing waits for midnight."""
+    """A refusal of today denies events a moment later, by event and by webhook."""
     room = Room()
     assert room.event(tc(NONE, 0), NOON) == REFUSED
     assert room.event(GRANTED, NOON + 1) == REFUSED
@@ -51,7 +52,7 @@ def test_a_refusal_of_today_by_tc_string_holds_at_once() -> None:
 
 
 def test_a_consent_of_today_lifts_an_older_withdrawal() -> None:
-    """By a TC string, which says the day only; a withdrawal of the same day is stronger."""
+    """A TC string of today lifts an older withdrawal; a withdrawal of the same day wins."""
     room = Room()
     room.signal(chosen_ts=NOON - DAY_MS, received_ts=NOON - DAY_MS)
     assert room.event(GRANTED, NOON) == WITHDRAWN
@@ -93,7 +94,7 @@ def test_a_later_refusal_beats_an_earlier_grant_whichever_comes_first(by_event: 
 
 
 def test_a_grant_without_a_time_lifts_only_where_the_policy_says_so() -> None:
-    """A recorded refusal with a time stands against undated grants, unless `undated_grants_lift`."""
+    """A stored dated refusal overrides undated grants, unless `undated_grants_lift`."""
     for policy, then in ((POLICY, REFUSED), (LIFTING, OK)):
         room = Room(policy)
         room.event(DENIED | at(NOON), NOON)
@@ -103,7 +104,7 @@ def test_a_grant_without_a_time_lifts_only_where_the_policy_says_so() -> None:
 
 
 def test_a_refusal_without_a_time_answers_for_silence_until_a_grant_follows() -> None:
-    """It holds for events that say nothing, in every region, and against no later word of the visitor."""
+    """An undated refusal counts for events without a signal, in every region, until a later signal."""
     room = Room()
     assert room.event({"cmp.marketing": "0"}, NOON) == "NO_SIGNAL PURPOSE NO_SIGNAL"
     assert room.event(EMPTY, NOON + 1, region="US") == "NO_SIGNAL PURPOSE NO_SIGNAL"
@@ -112,7 +113,7 @@ def test_a_refusal_without_a_time_answers_for_silence_until_a_grant_follows() ->
 
 
 def test_a_withdrawn_cookie_counts_inside_an_event_of_a_user() -> None:
-    """And every other identifier that an event carries, whatever keys it."""
+    """A refusal of any identifier of an event denies it, whatever its key."""
     room = Room()
     room.signal(subject=COOKIE.decode(), purposes=["marketing"])
     both = {"identifiers": [USER.decode(), COOKIE.decode()]}
@@ -125,7 +126,7 @@ def test_a_withdrawn_cookie_counts_inside_an_event_of_a_user() -> None:
 
 
 def test_an_events_own_refusal_is_remembered_of_all_its_identifiers() -> None:
-    """Each of them refuses from then on, alone and with others; each new refusal is handed to who knows what is linked."""
+    """Each identifier is refused from then on, alone and with others; each new refusal is published as a revocation."""
     room = Room()
     both = {"identifiers": [USER.decode(), COOKIE.decode()]}
     room.event(DENIED | at(T), T, USER, **both)
@@ -137,7 +138,7 @@ def test_an_events_own_refusal_is_remembered_of_all_its_identifiers() -> None:
 
 
 def test_a_new_refusal_asks_to_be_handed_over_once() -> None:
-    """Also where nothing was granted before; then it is no withdrawal. The same again asks nothing."""
+    """A refusal without a grant before is published too, not as a withdrawal; a repeated one is not."""
     room = Room()
     refused = room.signal(kind="choice", signals=DENIED)
     (revocation,) = records(refused, REVOCATIONS)
@@ -167,7 +168,7 @@ def test_who_agrees_as_a_user_agrees_for_her_devices_and_not_the_other_way_round
 
 
 def test_refusals_hold_across_regions_and_grants_only_within_their_own() -> None:
-    """Refused in Germany and silent in the USA is refused; agreed to in the USA, it is not in Germany."""
+    """A refusal in Germany counts in the USA; a grant in the USA does not count in Germany."""
     room = Room()
     room.event(DENIED | at(NOON), NOON, region="DE")
     assert room.event(EMPTY, NOON + 1, region="US") == REFUSED
@@ -196,7 +197,7 @@ def test_times_of_choices_are_read_in_every_usual_form(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["soon", "", "null", "[1]", "-5", "99999999999999999", str(NOON + DAY_MS)])
 def test_a_time_that_cannot_be_read_dates_a_refusal_by_its_arrival_and_a_grant_not_at_all(form: str) -> None:
-    """Also one that lies ahead, and one that is said twice differently."""
+    """A future time and two different times are unreadable: a refusal counts from its arrival."""
     room = Room()
     room.event(DENIED | {"chosen_ts": form}, NOON)
     assert room.event(GRANTED | {"chosen_ts": form}, NOON + HOUR) == REFUSED
@@ -205,7 +206,7 @@ def test_a_time_that_cannot_be_read_dates_a_refusal_by_its_arrival_and_a_grant_n
 
 
 def test_a_refusal_that_says_no_readable_time_is_taken_down_once_a_day() -> None:
-    """It comes with every event, and would make the audit a record of visits."""
+    """Such a refusal comes with every event, and would make the audit a record of visits."""
     room = Room()
     signals = DENIED | {"chosen_ts": "soon"}
     changes = 0
@@ -218,6 +219,8 @@ def test_a_refusal_that_says_no_readable_time_is_taken_down_once_a_day() -> None
     assert changes == 1
 
 
+Choice = tuple[dict[str, str], int, str, bytes, str]
+"""Signals, time, channel, subject and region."""
 CHOICES = st.lists(
     st.tuples(
         st.sampled_from(
@@ -235,10 +238,10 @@ CHOICES = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(CHOICES, st.randoms(use_true_random=False))
-def test_the_order_in_which_choices_arrive_does_not_matter(choices: list, random: object) -> None:  # type: ignore[type-arg]
-    """Whatever comes first, by whichever channel: the states are the same, and so is what is decided on later."""
+def test_the_order_in_which_choices_arrive_does_not_matter(choices: list[Choice], random: Random) -> None:
+    """States and later decisions do not depend on the order of choices, by any channel."""
 
-    def after(order: list) -> tuple[dict, list[str]]:  # type: ignore[type-arg]
+    def after(order: list[Choice]) -> tuple[dict[str, dict[str, int]], list[str]]:
         room = Room()
         for signals, time, channel, subject, region in order:
             both = {"identifiers": [USER.decode(), COOKIE.decode()]} if subject == USER else {}
@@ -255,12 +258,12 @@ def test_the_order_in_which_choices_arrive_does_not_matter(choices: list, random
         return states, probes
 
     shuffled = list(choices)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert after(choices) == after(shuffled)
 
 
 def test_no_state_is_written_for_visitors_who_only_agree() -> None:
-    """Without a time and without `use_stored_state` a grant leaves nothing behind."""
+    """An undated grant without `use_stored_state` stores nothing."""
     room = Room()
     assert room.event(GRANTED) == OK
     assert room.states.states == {}
@@ -269,17 +272,17 @@ def test_no_state_is_written_for_visitors_who_only_agree() -> None:
 
 
 def test_refusals_of_other_partitions_are_known() -> None:
-    """An event's other identifiers are looked up where their own records lie, and again a second later."""
-    asked: list[dict[int, list[str]]] = []
+    """States of other identifiers are read from the partition of their records, and again a second later."""
+    lookups: list[dict[int, list[str]]] = []
 
     class Elsewhere(MemoryStateStore):
         def read_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[str, Times | None]:
-            asked.append({partition: list(some) for partition, some in keys.items()})
+            lookups.append({partition: list(some) for partition, some in keys.items()})
             return super().read_elsewhere(keys)
 
     states = Elsewhere()
-    kit = ConsentDependencies(b"k" * 32, states, Metrics(), lambda: None, partition_of=lambda subject: subject[1] % 7)
-    stage = ConsentStage(REGISTRY, POLICY, kit)
+    dependencies = ConsentDependencies(b"k" * 32, states, Metrics(), lambda: None, partition_of=lambda subject: subject[1] % 7)
+    stage = ConsentStage(REGISTRY, POLICY, dependencies)
     value = encode(REGISTRY.latest(RAW), raw(signals=GRANTED, identifiers=[USER.decode(), COOKIE.decode()]))
 
     def handle(now: float) -> str:
@@ -290,18 +293,18 @@ def test_refusals_of_other_partitions_are_known() -> None:
     states.states[f"opt-in|shop.example|{COOKIE.decode()}"] = {"marketing.withdrawn": T}
     assert "WITHDRAWN" not in handle(100.5), "believed for a second"
     assert "marketing=WITHDRAWN" in handle(101.5)
-    assert asked == [{COOKIE[1] % 7: [f"opt-in|shop.example|{COOKIE.decode()}"]}] * 2
+    assert lookups == [{COOKIE[1] % 7: [f"opt-in|shop.example|{COOKIE.decode()}"]}] * 2
 
 
 @given(st.lists(st.sampled_from([USER, COOKIE, PHONE, b"3" + b"aa" * 16]), unique=True, max_size=4))
 def test_identifiers_are_read_from_the_bytes_of_an_event(nodes: list[bytes]) -> None:
-    """As many as there are, and in an array that another writer has cut into blocks."""
+    """All identifiers are read, also from an array that another writer has split into blocks."""
     room, contract = Room(), REGISTRY.latest(RAW)
     value = encode(contract, raw(identifiers=[node.decode() for node in nodes]))
-    lineage = room.stage._lineage(value)
-    begin = lineage.said_ends(value, lineage.head(value)[3])[-1]
-    assert lineage.identifiers(value, begin) == nodes
+    head = room.stage._open_cache(value).head
+    begin = head.signals_end(value, head.read_one(value)[2])
+    assert head.identifiers(value, begin) == nodes
     if nodes:
         array = b"\x02\x42" + nodes[0] + (b"%c" % (2 * (len(nodes) - 1)) if nodes[1:] else b"")
         array += b"".join(b"\x42" + node for node in nodes[1:]) + b"\x00"
-        assert lineage.identifiers(value[:begin] + array + value[begin + 2 + 34 * len(nodes) :], begin) == nodes
+        assert head.identifiers(value[:begin] + array + value[begin + 2 + 34 * len(nodes) :], begin) == nodes

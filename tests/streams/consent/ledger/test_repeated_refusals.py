@@ -1,4 +1,4 @@
-"""A refusal that is said again, after a grant under another regime."""
+"""A refusal that is repeated after a grant under another regime."""
 
 import pytest
 
@@ -9,7 +9,7 @@ USER = b"0" + b"ee" * 16
 
 @pytest.mark.parametrize("other", [False, True], ids=["of the key", "of another identifier"])
 def test_an_undated_refusal_is_news_after_a_grant_under_another_regime(other: bool) -> None:
-    """Refused in Germany, granted in the US, refused in Germany again within the day: silence in the US is no yes."""
+    """Refused in Germany, granted in the US, refused in Germany again within a day: a US event without signals is denied."""
     room = Room()
 
     def refuse(at: int) -> None:

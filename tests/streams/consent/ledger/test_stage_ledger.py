@@ -1,4 +1,4 @@
-"""The consent stage and its memory: withdrawals beat what is not newer, crashes lose nothing, the chain holds."""
+"""The consent stage and its ledger: withdrawals override older signals, crashes lose nothing, the audit chain is complete."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import pytest
 
 from infra.errors import Retryable
 from schemas.codec import decode, encode
-from streams.consent.decision.audit import ChainHead, check
+from streams.consent.decision.audit import ChainHead, find_breaks
 from streams.consent.ledger.ledger import Times
 from streams.consent.ledger.ledger_writes import SIGNALS
 from streams.consent.ledger.store import MemoryStateStore, States
@@ -21,7 +21,7 @@ ALL_WITHDRAWN = "WITHDRAWN WITHDRAWN WITHDRAWN"
 
 
 def test_a_withdrawal_beats_what_is_not_newer() -> None:
-    """From the next event on, whatever the page still says; until a newer choice that says its time lifts it."""
+    """A withdrawal denies from the next event on, until a newer dated choice lifts it."""
     room = Room()
     assert room.event(GRANTED) == ALL_OK
     room.signal()
@@ -35,7 +35,7 @@ def test_a_withdrawal_beats_what_is_not_newer() -> None:
 
 
 def test_who_was_erased_is_not_remembered_again_by_a_replay() -> None:
-    """Choices and withdrawals collected until then teach nothing; those that she makes as somebody new do."""
+    """Choices and withdrawals from before an erasure are not stored; later ones are."""
     room = Room()
     room.signal(regulation="opt-in")
     (key,) = room.states.states
@@ -46,7 +46,7 @@ def test_who_was_erased_is_not_remembered_again_by_a_replay() -> None:
     assert room.event(GRANTED, T + 2) == ALL_OK
     for outcome in (
         room.signal(regulation="opt-in"),
-        room.take(RAW, encode(REGISTRY.latest(RAW), raw(signals=choice, collector_ts=T + 3))),
+        room.handle(RAW, encode(REGISTRY.latest(RAW), raw(signals=choice, collector_ts=T + 3))),
     ):
         assert records(outcome, STATE) == records(outcome, REVOCATIONS) == []
     assert room.states.states[key] == {"erased": T + HOUR}
@@ -72,7 +72,7 @@ def test_an_events_own_choice_withdraws() -> None:
     room = Room()
     room.event({**GRANTED, "chosen_ts": str(T - HOUR)})
     value = encode(REGISTRY.latest(RAW), raw(signals=DENIED, event_name="consent_update", collector_ts=T + 9))
-    outcome = room.take(RAW, value)
+    outcome = room.handle(RAW, value)
     (revocation,) = records(outcome, REVOCATIONS)
     assert (revocation["subject"], revocation["withdrawn_ts"], revocation["site"]) == (SUBJECT.decode(), T + 9, "shop.example")
     assert sorted(revocation["purposes"]) == ["analytics", "marketing", "personalization"]
@@ -83,13 +83,13 @@ def test_an_events_own_choice_withdraws() -> None:
     assert state["times"]["analytics.denied"] == T + 9 > state["times"]["analytics.granted"] == T - HOUR
     assert set(elsewhere["times"].values()) == {T + 9}
     assert [record["outcome"] for record in records(outcome, AUDIT) if record["kind"] == "state"] == ["withdrawn", "denied"]
-    again = room.take(RAW, value)
+    again = room.handle(RAW, value)
     assert not again.out.get(REVOCATIONS)
     assert not again.out.get(STATE)
 
 
 def test_a_linked_withdrawal_is_not_expanded_again() -> None:
-    """What came from the identity room changes the state and makes no revocation."""
+    """A linked refusal changes the state and publishes no revocation."""
     room = Room()
     outcome = room.signal(via="linked")
     assert len(records(outcome, STATE)) == 2
@@ -98,7 +98,7 @@ def test_a_linked_withdrawal_is_not_expanded_again() -> None:
 
 
 def test_webhooks_carry_choices() -> None:
-    """A platform's choice is remembered with its time, and answers for events without a signal where the policy says so."""
+    """A platform's choice is stored with its time, and counts for events without a signal where the policy says so."""
     for policy, silent in ((POLICY, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"), (STORED, "OK_CONSENT PURPOSE NO_SIGNAL")):
         room = Room(policy)
         room.signal(kind="choice", signals={"cmp.analytics": "1", "cmp.marketing": "0"})
@@ -117,13 +117,13 @@ def test_a_clock_that_is_ahead_lifts_nothing() -> None:
 
 
 def test_an_uncommitted_change_leaves_again() -> None:
-    """What was never committed is not in the view, so a new worker writes it all again; what was committed is known to it."""
+    """A new worker writes again what was never committed, and nothing that was."""
     states = MemoryStateStore()
     value = encode(REGISTRY.latest(RAW), raw(signals={**GRANTED, "chosen_ts": str(T)}, collector_ts=T))
-    first = Room(states=states).take(RAW, value, commit=False)
-    second = Room(states=states).take(RAW, value)
+    first = Room(states=states).handle(RAW, value, commit=False)
+    second = Room(states=states).handle(RAW, value)
     assert records(first, STATE) == records(second, STATE) != []
-    assert not Room(states=states).take(RAW, value).out.get(STATE)
+    assert not Room(states=states).handle(RAW, value).out.get(STATE)
 
 
 class Away(MemoryStateStore):
@@ -145,7 +145,7 @@ class Away(MemoryStateStore):
 
 
 def test_while_the_view_is_away_nothing_unknown_passes() -> None:
-    """A subject that must be looked up waits; changes that could not be written are remembered and written later."""
+    """An event that needs a look-up waits; changes that could not be written are written later."""
     states = Away()
     room = Room(states=states)
     outcome = room.signal()
@@ -163,7 +163,7 @@ def test_a_hook_that_failed_is_made_up_for() -> None:
     states = Away()
     room = Room(states=states)
     value = encode(REGISTRY.latest(RAW), raw(signals={**GRANTED, "chosen_ts": str(T)}, collector_ts=T))
-    outcome = room.take(RAW, value, commit=False)
+    outcome = room.handle(RAW, value, commit=False)
     states.away = True
     with pytest.raises(Retryable):
         outcome.after_commit[0]()
@@ -173,7 +173,7 @@ def test_a_hook_that_failed_is_made_up_for() -> None:
 
 
 def test_the_chain_holds_over_batches_and_restarts() -> None:
-    """Every record of a partition follows the one before, also when another worker goes on with the last link."""
+    """Every audit record of a partition follows the one before, also after another worker has taken over."""
     room, written = Room(), []
     heads: list[tuple[bytes | None, bytes | None]] = []
     for n in range(6):
@@ -186,11 +186,11 @@ def test_the_chain_holds_over_batches_and_restarts() -> None:
         assert {partition for _, _, partition in [*outcome.out[AUDIT], *outcome.out["consent.heads"]]} == {3}
     last = decode(REGISTRY, heads[-1][1] or b"")[1]
     assert len(written) == 6 * 2 + 2
-    assert list(check(written, {3: ChainHead(last["seq"], last["hash"])})) == []
+    assert list(find_breaks(written, {3: ChainHead(last["seq"], last["hash"])})) == []
 
 
 def test_broken_signals_are_dead() -> None:
-    """Rubbish, an event in the wrong place, a subject that is no node: dead letters, and the others are taken."""
+    """Broken bytes, an event, a subject that is no node: dead letters; the other records are applied."""
     room = Room()
     good = encode(
         REGISTRY.latest(SIGNALS),
@@ -205,20 +205,25 @@ def test_broken_signals_are_dead() -> None:
 
 
 def test_a_state_that_is_said_again_is_learned_as_it_is() -> None:
-    """Of somebody under other keys: every time, and nobody is told of a withdrawal again; a second time changes nothing."""
+    """A state under new keys is stored with every time and without a revocation; a second time changes nothing."""
     room = Room(STORED)
     room.event(GRANTED, T - HOUR)
     room.event({**GRANTED, "cmp.marketing": "0", "chosen_ts": str(T - HOUR)}, T)
     room.signal(purposes=["personalization"], regulation="opt-in")
     (was,) = [times for key, times in room.states.states.items() if key.startswith("opt-in") and key.endswith(SUBJECT.decode())]
     assert {name.partition(".")[2] for name in was} == {"seen_granted", "granted", "denied", "withdrawn"}, was
-    said = {"subject": OTHER.decode(), "kind": "state", "signals": {name: str(at) for name, at in was.items()}, "via": "linked"}
-    outcome = room.signal(**said, regulation="opt-in")
+    fields = {
+        "subject": OTHER.decode(),
+        "kind": "state",
+        "signals": {name: str(at) for name, at in was.items()},
+        "via": "linked",
+    }
+    outcome = room.signal(**fields, regulation="opt-in")
     assert [times for key, times in room.states.states.items() if key.endswith(OTHER.decode())] == [was]
     assert REVOCATIONS not in outcome.out
     (audited,) = [record for record in records(outcome, AUDIT) if record["kind"] == "state"]
     assert audited["method"] == "linked"
-    assert STATE not in room.signal(**said, regulation="opt-in").out
+    assert STATE not in room.signal(**fields, regulation="opt-in").out
     assert room.event(GRANTED, T + HOUR, OTHER) == room.event(GRANTED, T + HOUR)
 
 
@@ -233,7 +238,7 @@ def test_a_state_that_is_said_again_is_learned_as_it_is() -> None:
     ],
 )
 def test_a_state_that_is_none_is_dead(times: dict[str, str]) -> None:
-    """What is no time of a purpose teaches nothing."""
+    """A state with an invalid time is a dead letter."""
     outcome = Room().signal(kind="state", signals=times)
     assert [dead.detail for dead in outcome.dead] == ["a state with something that is no time of a purpose"]
     assert STATE not in outcome.out

@@ -1,4 +1,4 @@
-"""The ledger's view on a real Redis: it merges, it notices its loss, and it is built again from the topic."""
+"""The ledger's view on a real Redis: it merges, a loss is noticed, and it is rebuilt from the topic."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,22 +9,22 @@ import redis
 
 from infra.errors import ConfigError, Retryable
 from infra.ops.embedded.servers.redis import EmbeddedRedis
-from streams.consent.ledger.store import MARGIN_MS, LedgerSlice, RedisStateStore, States, piece_of
+from streams.consent.ledger.store import MARGIN_MS, LedgerSlice, RedisStateStore, States, merge_records
 
 NOW = 1_795_000_000_000
 KEY = "opt-in|shop.example|2" + "a" * 32
 
 
 class Topic:
-    """What `consent.state` holds, and since when it was asked for."""
+    """A stand-in for `consent.state` that records requests."""
 
     def __init__(self, states: States, erased: dict[str, int] | None = None) -> None:
         self.piece = LedgerSlice(erased or {}, states)
-        self.asked: list[tuple[int, int]] = []
+        self.requests: list[tuple[int, int]] = []
 
     def __call__(self, partition: int, since: int) -> Iterator[LedgerSlice]:
         """One chunk."""
-        self.asked.append((partition, since))
+        self.requests.append((partition, since))
         yield self.piece
 
 
@@ -39,7 +39,7 @@ def view(redis_url: str) -> Iterator[Callable[[Topic], RedisStateStore]]:
 
 
 def test_writes_merge(view: Callable[[Topic], RedisStateStore]) -> None:
-    """The larger time of each entry stays, whatever is written when; thirteen digits survive."""
+    """The larger time of each name stays in any order of writes; thirteen digits are kept."""
     states = view(Topic({}))
     states.open(0)
     states.write(0, {KEY: {"a.granted": 1_795_000_000_123, "a.denied": 7}}, 1)
@@ -51,7 +51,7 @@ def test_writes_merge(view: Callable[[Topic], RedisStateStore]) -> None:
 
 
 def test_what_is_not_open_or_lost_is_incomplete(view: Callable[[Topic], RedisStateStore], redis_url: str) -> None:
-    """Until it is opened here, after its mark is gone or another's, and while it is built elsewhere."""
+    """A view is incomplete until it is opened here, after its mark is lost, and while another worker builds it."""
     states = view(Topic({}))
     assert states.incomplete([]) == []
     assert states.incomplete([0, 1]) == [0, 1]
@@ -67,15 +67,15 @@ def test_what_is_not_open_or_lost_is_incomplete(view: Callable[[Topic], RedisSta
 
 
 def test_who_was_erased_leaves_a_mark_that_expires(view: Callable[[Topic], RedisStateStore], redis_url: str) -> None:
-    """What was known until then is gone, and not known again by a late write; what she says later is."""
+    """An erasure removes earlier times, and a late write does not restore them; later choices are stored."""
     states = view(Topic({}))
     states.open(0)
     states.write(0, {KEY: {"a.granted": 5}}, 1)
-    assert (states.known(0, [KEY, "other"], 10), states.known(0, [KEY], 4)) == ([KEY], [])
+    assert (states.keys_until(0, [KEY, "other"], 10), states.keys_until(0, [KEY], 4)) == ([KEY], [])
     states.erase(0, [KEY], 10)
     assert states.read(0, [KEY]) == [{"erased": 10}]
     states.write(0, {KEY: {"a.granted": 12}}, 2)
-    assert states.known(0, [KEY], 10) == []
+    assert states.keys_until(0, [KEY], 10) == []
     states.erase(0, [KEY], 20)
     with redis.Redis.from_url(redis_url) as client:
         (key,) = client.scan_iter(match="cs:*")
@@ -83,7 +83,7 @@ def test_who_was_erased_leaves_a_mark_that_expires(view: Callable[[Topic], Redis
 
 
 def test_a_tombstone_takes_out_what_older_records_said(view: Callable[[Topic], RedisStateStore], redis_url: str) -> None:
-    """Of the view too; the mark that is there stays, another expires as soon; what was written after it counts, however old."""
+    """A tombstone removes states from the view; an existing mark stays; states written after the tombstone count."""
     other = KEY.replace("a", "b")
     before = view(Topic({KEY: {"a.granted": 5}, other: {"a.granted": 5}}))
     before.open(0)
@@ -97,34 +97,34 @@ def test_a_tombstone_takes_out_what_older_records_said(view: Callable[[Topic], R
 
 
 def test_pieces_of_the_topic_are_in_order() -> None:
-    """What stands before a tombstone of its key is gone, what stands behind it is not."""
+    """Records before a tombstone of their key are dropped, records after it are kept."""
     records = [("k", {"a": 1}, 5), ("l", {"a": 1}, 5), ("k", None, 6), ("k", {"a": 2}, 7), ("k", {"a": 1, "b": 1}, 8)]
-    assert piece_of(records) == LedgerSlice({"k": 6}, {"l": {"a": 1}, "k": {"a": 2, "b": 1}})
+    assert merge_records(records) == LedgerSlice({"k": 6}, {"l": {"a": 1}, "k": {"a": 2, "b": 1}})
 
 
 def test_a_lost_view_is_built_again(view: Callable[[Topic], RedisStateStore], redis_url: str) -> None:
-    """Emptied behind the worker's back, the next look-up reads the whole topic first; a withdrawal is never forgotten."""
+    """After Redis was emptied, the next look-up reads the whole topic first."""
     topic = Topic({KEY: {"a.withdrawn": 5}})
     states = view(topic)
     states.open(3)
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
     assert states.read(3, [KEY]) == [{"a.withdrawn": 5}]
-    assert topic.asked == [(3, 0), (3, 0)]
+    assert topic.requests == [(3, 0), (3, 0)]
 
 
 def test_a_new_worker_reads_only_what_is_new(view: Callable[[Topic], RedisStateStore]) -> None:
-    """Where the view is marked as complete up to a time, only records from a little before it are read."""
+    """With a mark, only records from `MARGIN_MS` before its time are read."""
     topic = Topic({})
     states = view(topic)
     states.open(0)
     states.write(0, {KEY: {"a.granted": 5}}, 1_795_000_000_000)
     view(topic).open(0)
-    assert topic.asked == [(0, 0), (0, 1_795_000_000_000 - 300_000)]
+    assert topic.requests == [(0, 0), (0, 1_795_000_000_000 - 300_000)]
 
 
 def test_a_restarted_redis_is_not_trusted(tmp_path: Path) -> None:
-    """Another run of the server means a view that may lack its last second: the topic is read again; while away: Retryable."""
+    """A restarted server may lack its last second, so the topic is read again; while it is away: Retryable."""
     topic = Topic({KEY: {"a.withdrawn": 5}})
     with EmbeddedRedis(tmp_path) as server:
         states = RedisStateStore(partial(redis.Redis.from_url, server.url), topic, 60)
@@ -134,11 +134,11 @@ def test_a_restarted_redis_is_not_trusted(tmp_path: Path) -> None:
             states.read(0, [KEY])
         server.start()
         assert states.read(0, [KEY]) == [{"a.withdrawn": 5}]
-        assert topic.asked == [(0, 0), (0, 0)]
+        assert topic.requests == [(0, 0), (0, 0)]
 
 
 def test_a_partition_is_believed_only_where_it_was_built(tmp_path: Path) -> None:
-    """Redis starts again in the middle of a round: one partition is built anew, and a late write to another marks nothing."""
+    """After a restart one partition is rebuilt, and a late write to another does not mark it as complete."""
     topic = Topic({KEY: {"a.withdrawn": 5}})
     with EmbeddedRedis(tmp_path) as server:
         states = RedisStateStore(partial(redis.Redis.from_url, server.url), topic, 60)
@@ -154,7 +154,7 @@ def test_a_partition_is_believed_only_where_it_was_built(tmp_path: Path) -> None
 
 
 def test_a_write_does_not_hide_that_the_view_was_emptied(view: Callable[[Topic], RedisStateStore], redis_url: str) -> None:
-    """Between a look-up and what it leads to."""
+    """Redis is emptied between a look-up and the following write."""
     states = view(Topic({KEY: {"a.withdrawn": 5}}))
     states.open(0)
     with redis.Redis.from_url(redis_url) as client:
@@ -164,7 +164,7 @@ def test_a_write_does_not_hide_that_the_view_was_emptied(view: Callable[[Topic],
 
 
 def test_a_view_that_is_emptied_while_it_is_built_is_not_whole(redis_url: str) -> None:
-    """It is built again; a worker that was cut short leaves nothing that the next one believes."""
+    """It is rebuilt; an interrupted build leaves no mark."""
     flushes = 1
 
     def changed(_partition: int, since: int) -> Iterator[LedgerSlice]:
@@ -185,7 +185,7 @@ def test_a_view_that_is_emptied_while_it_is_built_is_not_whole(redis_url: str) -
 
 
 def test_a_redis_that_forgets_is_refused(tmp_path: Path) -> None:
-    """A server that may evict keys would forget withdrawals: a configuration error that says what to do."""
+    """A server that may evict keys is a ConfigError that says what to do."""
     with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         with pytest.raises(ConfigError, match="noeviction"):
@@ -193,22 +193,22 @@ def test_a_redis_that_forgets_is_refused(tmp_path: Path) -> None:
 
 
 def test_states_of_other_partitions_are_read_in_one_round(view: Callable[[Topic], RedisStateStore]) -> None:
-    """Whoever built their views; one that nobody has built is built first, and what is not there is None."""
+    """Views of other workers are read; a missing view is built first; a missing state is None."""
     owner, reader_topic = view(Topic({KEY: {"a.denied": 5}})), Topic({"late": {"a.denied": 7}})
     owner.open(1)
     reader = view(reader_topic)
     reader.open(0)
-    reader_topic.asked.clear()
+    reader_topic.requests.clear()
     assert reader.read_elsewhere({1: [KEY, "other"], 2: ["late"]}) == {
         KEY: {"a.denied": 5},
         "other": None,
         "late": {"a.denied": 7},
     }
-    assert reader_topic.asked == [(2, 0)]
+    assert reader_topic.requests == [(2, 0)]
 
 
 def test_other_partitions_of_a_server_that_was_started_again_are_built_anew(tmp_path: Path) -> None:
-    """Their marks are of another run: what they lost must not be missed."""
+    """Their marks have another run id, so their views are rebuilt."""
     topic = Topic({KEY: {"a.withdrawn": 5}})
     with EmbeddedRedis(tmp_path) as server:
         connect = partial(redis.Redis.from_url, server.url)
@@ -233,7 +233,7 @@ def test_while_redis_is_away_nothing_is_read_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_topic_made_anew_is_read_whole_and_nothing_is_forgotten(redis_url: str) -> None:
-    """Its records may be older than the mark says; what the view knew of the topic before it, refusals too, stays known."""
+    """Records of a recreated topic may be older than the mark; states of the old topic stay in the view."""
     connect = partial(redis.Redis.from_url, redis_url)
     other = "opt-in|shop.example|2" + "b" * 32
     with connect() as client:
@@ -243,30 +243,30 @@ def test_a_topic_made_anew_is_read_whole_and_nothing_is_forgotten(redis_url: str
     states.open(0)
     states.write(0, {KEY: {"a.denied": 9}}, NOW)
     RedisStateStore(connect, first, 60, lambda: "first").open(0)
-    assert [since for _, since in first.asked] == [0, NOW - MARGIN_MS]
+    assert [since for _, since in first.requests] == [0, NOW - MARGIN_MS]
     anew = Topic({other: {"a.denied": 3}})
     again = RedisStateStore(connect, anew, 60, lambda: "second")
     again.open(0)
-    assert anew.asked == [(0, 0)]
+    assert anew.requests == [(0, 0)]
     assert again.read(0, [KEY, other]) == [{"a.denied": 9}, {"a.denied": 3}]
     again.write(0, {KEY: {"a.granted": 10}}, NOW)
     RedisStateStore(connect, anew, 60, lambda: "second").open(0)
-    assert anew.asked[-1] == (0, NOW - MARGIN_MS)
+    assert anew.requests[-1] == (0, NOW - MARGIN_MS)
 
 
 def test_a_mark_without_a_topic_is_not_believed(redis_url: str) -> None:
-    """It was made by a version that did not say of which topic: everything is read once."""
+    """A mark of an older version has no topic id: everything is read once."""
     connect = partial(redis.Redis.from_url, redis_url)
     topic = Topic({})
     with connect() as client:
         run = client.info("server")["run_id"]
         client.set("cv:{0}", f"{run}|{NOW}")
     RedisStateStore(connect, topic, 60, lambda: "first").open(0)
-    assert topic.asked == [(0, 0)]
+    assert topic.requests == [(0, 0)]
 
 
 def test_kafka_away_leaves_the_mark_alone(redis_url: str) -> None:
-    """Who cannot tell which topic it is builds nothing, and takes no view from others."""
+    """Without the topic's id no view is built, and the mark of another worker stays."""
     connect = partial(redis.Redis.from_url, redis_url)
 
     def away() -> str:

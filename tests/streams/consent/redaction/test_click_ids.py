@@ -1,4 +1,4 @@
-"""Click ids in addresses and properties: removed however they are written, and nothing else touched."""
+"""Click ids in addresses and properties are removed in every spelling, and nothing else is changed."""
 
 import html
 import json
@@ -54,7 +54,7 @@ FULL_WIDTH = {code: code + 0xFEE0 for code in range(97, 123) if chr(code) not in
 
 
 def around(escape: Callable[[str], str]) -> Callable[[str], str]:
-    """Escapes all but the value."""
+    """Escape all but the value."""
     return lambda text: "VALUE".join(map(escape, text.split("VALUE")))
 
 
@@ -73,7 +73,7 @@ ESCAPES: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize(
-    ("text", "left"),
+    ("text", "cleaned"),
     [
         ("https://x/?gclid=A", "https://x/"),
         ("https://x/?gclid=A&b=1", "https://x/?b=1"),
@@ -90,9 +90,9 @@ ESCAPES: dict[str, Callable[[str], str]] = {
         ("https://x/?a=1&amp;gclid=A", "https://x/?a=1"),
     ],
 )
-def test_texts(text: str, left: str) -> None:
+def test_texts(text: str, cleaned: str) -> None:
     """Each spelling loses its click id and keeps the rest."""
-    assert CLEANER.clean_text(text) == left
+    assert CLEANER.clean_text(text) == cleaned
 
 
 @given(NAMES, SAFE, st.integers(0, 6), st.booleans())
@@ -153,13 +153,13 @@ def test_escapes_after_one_another_and_a_cut(place: str, name: str, chain: list[
     ],
 )
 def test_what_holds_no_id_keeps_its_bytes(text: str) -> None:
-    """Short names are no parts of words, and nothing is rewritten in passing."""
+    """Short names within words do not count, and such texts are unchanged."""
     assert CLEANER.clean_text(text) == text
     assert CLEANER.clean_map({"a": text}) == {"a": text}
 
 
 @pytest.mark.parametrize(
-    ("text", "left"),
+    ("text", "cleaned"),
     [
         ("https://x/?utm[gclid]=A&b=1", "https://x/?b=1"),
         ("https://x/p/gclid/A/q?b=1", "https://x/p/q?b=1"),
@@ -178,9 +178,9 @@ def test_what_holds_no_id_keeps_its_bytes(text: str) -> None:
         ("\\u0026gclid\\u003dA\\u0026b\\u003d1", "\\u0026b\\u003d1"),
     ],
 )
-def test_the_rest_stays_in_order(text: str, left: str) -> None:
-    """One separator goes with the id, of its own level of encoding, and nothing else."""
-    assert CLEANER.clean_text(text) == left
+def test_the_rest_stays_in_order(text: str, cleaned: str) -> None:
+    """One separator of the same level of encoding is removed with the id, and nothing else."""
+    assert CLEANER.clean_text(text) == cleaned
 
 
 @given(
@@ -189,7 +189,7 @@ def test_the_rest_stays_in_order(text: str, left: str) -> None:
 def test_other_parameters_keep_order_and_values(
     others: list[tuple[str, str]], name: str, value: str, at: int, separator: str
 ) -> None:
-    """Whatever stands around an id is left as if it had never been there."""
+    """The text around an id is the same as without it."""
     sign = quote("=", safe="") if separator == "%26" else "="
     parts = [f"{key}{sign}{text}" for key, text in others]
     with_id = [*parts[:at], f"{name}{sign}VALUE{value}", *parts[at:]]
@@ -199,7 +199,7 @@ def test_other_parameters_keep_order_and_values(
 
 @given(NAMES, st.integers(0, 400), st.sampled_from([str, lambda text: quote(text, safe="")]), st.booleans())
 def test_json_cut_anywhere_hides_nothing(name: str, size: int, encode: Callable[[str], str], nested: bool) -> None:
-    """JSON that ends in the middle of anything is searched as text."""
+    """JSON that is cut anywhere is searched as text."""
     content = {
         "a": "x" * 20,
         "u": {"list": [1, {"name": name, "value": "VALUE1"}], name: "VALUE2"},
@@ -216,7 +216,7 @@ def test_json_cut_anywhere_hides_nothing(name: str, size: int, encode: Callable[
     st.sampled_from(["{}", "last_{}", "user.{}", "ecommerce.x.{}", "{}[0]", "p[{}][]", "x-{}", "{}.value", " {} ", "a {}"]),
 )
 def test_names_of_properties(name: str, place: str) -> None:
-    """A property under such a name goes, at any depth, in any case and in camel case."""
+    """A property with such a name is removed at any depth, in any case and in camel case."""
     key = place.format(name)
     camel = "first" + name.strip("_")[0].upper() + name.strip("_")[1:]
     for spelling in (key, key.upper(), quote(key, safe="")):
@@ -226,7 +226,7 @@ def test_names_of_properties(name: str, place: str) -> None:
 
 
 def test_pairs_of_name_and_value() -> None:
-    """A name that stands as a value takes along what stands beside it."""
+    """A name as a value is removed with the value beside it."""
     assert CLEANER.clean_map({"key": "gclid", "value": "A", "b": "c"}) == {"key": "gclid", "b": "c"}
     assert CLEANER.clean_map({"p": '[["fbp","A"],["a",1]]'}) == {"p": '[[],["a",1]]'}
     assert CLEANER.clean_map({"p": '{"k":"x-gclid","v":{"a":1}}'}) == {"p": "{}"}
@@ -252,7 +252,7 @@ def test_any_text_is_survived(text: str) -> None:
 @settings(max_examples=500)
 @given(PIECES | st.text(max_size=60))
 def test_the_quick_check_misses_nothing(text: str) -> None:
-    """What it passes is left as it is, as a text, as a name and as JSON."""
+    """A text that passes the quick check is unchanged as a text, as a key and as JSON."""
     for spelling in (text, json.dumps({"a": text, text: 1})):
         if not CLEANER.may_hold([spelling, "b"]):
             assert CLEANER.clean_text(spelling) == spelling
@@ -264,7 +264,7 @@ def test_the_quick_check_misses_nothing(text: str) -> None:
 
 @pytest.mark.parametrize("piece", ["\\", "%25", "&amp;", '["gclid" ', "gclid[", '{"gclid":', "gclid=&", "]gclid", "%2%35"])
 def test_hostile_texts_take_no_time(piece: str) -> None:
-    """A text of the longest size that a record has is read in a moment, whatever is repeated in it."""
+    """A text of the largest size is cleaned within two seconds, whatever is repeated in it."""
     text = (piece * 4096)[:4096]
     started = time.process_time()
     CLEANER.clean_map({"p": text, "q": text + "gclid=A"})
@@ -272,7 +272,7 @@ def test_hostile_texts_take_no_time(piece: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "left"),
+    ("value", "cleaned"),
     [
         ('{"gclid":"A","b":1}', '{"b":1}'),
         ('[{"name":"gclid","value":"A"},2]', "[{},2]"),
@@ -284,6 +284,6 @@ def test_hostile_texts_take_no_time(piece: str) -> None:
         ("[" * 2000, "[" * 2000),
     ],
 )
-def test_json_in_properties(value: str, left: str) -> None:
-    """JSON is cleaned inside, also where keys stand twice or half a surrogate pair lies about."""
-    assert CLEANER.clean_map({"p": value, "GCLID": "A"}) == {"p": left}
+def test_json_in_properties(value: str, cleaned: str) -> None:
+    """JSON is cleaned inside, also with repeated keys or half a surrogate pair."""
+    assert CLEANER.clean_map({"p": value, "GCLID": "A"}) == {"p": cleaned}

@@ -1,4 +1,4 @@
-"""Escapes are undone however they are nested, and each character knows its source."""
+"""Nested escapes are undone, and each character is mapped to its source."""
 
 import html
 import json
@@ -52,7 +52,7 @@ def test_spellings(escaped: str, plain: str) -> None:
 
 
 def test_too_many_layers_are_not_read() -> None:
-    """A text that keeps on changing has no plain form, rather than a wrong one."""
+    """A text with too many layers is not decoded."""
     text = "a%" + "%3" * 20 + "67"
     assert decode_text(text) is None
     assert first_escape(text) < len(text)

@@ -1,4 +1,4 @@
-"""Rewriting bytes gives what stripping and anonymising the decoded record gives."""
+"""Redacted bytes equal the redacted and encoded record."""
 
 import re
 import sys
@@ -99,31 +99,31 @@ def test_anonymising_bytes_is_anonymising_the_record(event: dict[str, Any]) -> N
 @settings(max_examples=50, deadline=None)
 @given(st.lists(EVENTS, min_size=1, max_size=3), st.integers(0, 7))
 def test_many_are_rewritten_as_each_alone(events: list[dict[str, Any]], mask: int) -> None:
-    """Whether their ends were found together or one by one, and whatever was kept of others before."""
+    """Results do not depend on whether ends were found together, nor on what is cached."""
     values = [encode(RAW, event) for event in events]
     values = [*values, values[0][:-1], values[0] + b"x", b"", RAW.header, *(values * MIN_BATCH)[:MIN_BATCH]]
     alone = Rewriter(RAW, POLICY, CLICKS)
     for value, ends in zip(values, REWRITER.ends(values), strict=True):
-        assert done(REWRITER.strip, value, mask, ends) == done(alone.strip, value, mask)
+        assert rewritten(REWRITER.strip, value, mask, ends) == rewritten(alone.strip, value, mask)
     ids = [f"{at:032x}" for at in range(len(values))]
     for value, new_id, anonymous in zip(values, ids, REWRITER.anonymise_many(values, ids), strict=True):
-        assert anonymous in (None, done(alone.anonymise, value, new_id))
+        assert anonymous in (None, rewritten(alone.anonymise, value, new_id))
 
 
 def test_ordinary_events_are_anonymised_together() -> None:
-    """None of them is left to be looked at alone; a time that takes ten bytes is."""
+    """All are anonymised together; one with a time of ten bytes is not."""
     event = {field["name"]: SHAPE.empty[field["name"]] for field in RAW.schema["fields"]}
     event |= {"event_name": "purchase", "region": "US-CA", "collector_ts": 1_790_000_000_000, "event_ts": 1_790_000_000_000}
     values = [encode(RAW, event | {"page_title": "x" * n}) for n in range(MIN_BATCH)]
     odd = encode(RAW, event | {"event_ts": 2**62})
     ids = [f"{at:032x}" for at in range(MIN_BATCH + 1)]
-    *made, alone = REWRITER.anonymise_many([*values, odd], ids)
-    assert made == [REWRITER.anonymise(value, new_id) for value, new_id in zip(values, ids, strict=False)]
+    *data, alone = REWRITER.anonymise_many([*values, odd], ids)
+    assert data == [REWRITER.anonymise(value, new_id) for value, new_id in zip(values, ids, strict=False)]
     assert alone is None
 
 
-def done(rewrite: Callable[..., bytes], *args: Any) -> bytes | None:
-    """None where that cannot be."""
+def rewritten(rewrite: Callable[..., bytes], *args: Any) -> bytes | None:
+    """The rewritten bytes; None where they are undecodable."""
     try:
         return rewrite(*args)
     except Undecodable:
@@ -140,7 +140,7 @@ def test_broken_events_are_refused(change: Any) -> None:
 
 @pytest.mark.parametrize("time", [-(2**63), 2**63 - 1])
 def test_times_that_nobody_lives_in_are_data_at_fault(time: int) -> None:
-    """Such an event is refused, or rewritten; it does not end the worker."""
+    """Such an event is undecodable or rewritten; no other error is raised."""
     event = {field["name"]: SHAPE.empty[field["name"]] for field in RAW.schema["fields"]} | {"event_ts": time}
     value = encode(RAW, event)
     assert REWRITER.strip(value, 0)
@@ -175,7 +175,7 @@ def test_a_field_of_an_unusual_type_is_rewritten_too() -> None:
 
 
 def test_letters_that_count_as_ascii_are_all_known() -> None:
-    """Whatever letter a name may be spelt with where case does not matter leads to a thorough look."""
+    """Every letter that equals an ASCII letter where case is ignored makes the quick check positive."""
     unusual = {chr(c) for c in range(128, sys.maxunicode + 1) if re.fullmatch("[a-z]", chr(c), re.IGNORECASE)}
     unusual |= {chr(c) for c in range(128, sys.maxunicode + 1) if chr(c).lower().isascii()}
     unusual |= {
@@ -190,7 +190,7 @@ def test_letters_that_count_as_ascii_are_all_known() -> None:
     ["?gclid=1", "?GCLID=1", "?mscl\u212aid=1", "#a;awc[0]=1", "?a=b&\u017fccid=2", "?x=%67clid%3d1", "?a=1&b=2&_gl=1*2"],
 )
 def test_no_spelling_of_a_parameter_gets_by(text: str) -> None:
-    """The quick look passes nothing that the thorough one would have changed."""
+    """The quick check passes nothing that cleaning would change."""
     blank = {name: SHAPE.empty[name] for name in RAW.names}
     event = {**blank, "page_url": f"https://shop.example/{text}", "properties": {"url": text, "note": "plain"}}
     expected = strip(event, SHAPE, POLICY, NO_MARKETING, CLICKS)

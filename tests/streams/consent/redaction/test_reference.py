@@ -45,15 +45,15 @@ def test_no_text_field_keeps_a_click_id(field: str) -> None:
 
 
 def test_signals_lose_click_ids() -> None:
-    """The consent map is no place to carry one where marketing is denied, and evidence stays as it was sent."""
+    """Signals lose click ids where marketing is denied, and stay as sent where it is granted."""
     signals = {"gcs": "G101", "cmp.marketing": "denied", "gclid": "A", "cmp.user.gclid": "A", "page": "https://x/?gclid=A&b=1"}
-    left = {"gcs": "G101", "cmp.marketing": "denied", "page": "https://x/?b=1"}
-    assert stripped(granted("analytics", "personalization"), signals=signals)["signals"] == left
+    cleaned = {"gcs": "G101", "cmp.marketing": "denied", "page": "https://x/?b=1"}
+    assert stripped(granted("analytics", "personalization"), signals=signals)["signals"] == cleaned
     assert stripped(granted("analytics", "marketing"), signals=signals)["signals"] == signals
 
 
 def test_without_analytics_only_signals_that_are_read_stay() -> None:
-    """What a sender writes beside its choices could tell visitors apart."""
+    """Other signals could identify a visitor."""
     signals = {"gcs": "G101", "cmp.analytics": "denied", "cmp.analytics#2": "granted", "tc_string": "x", "gpc": "1"}
     others = {"cmp.visitor": "5", "visitor_id": "5", "visitor_id#2": "6", "cmp.analytics.id": "5"}
     for mask in (0, granted("marketing"), granted("marketing", "personalization")):
@@ -62,7 +62,7 @@ def test_without_analytics_only_signals_that_are_read_stay() -> None:
 
 
 def test_decision_tokens_go_from_everywhere() -> None:
-    """Where personalization is denied: at any depth of properties, in addresses, in any spelling."""
+    """Decision tokens are removed where personalization is denied: at any depth, in addresses, in any spelling."""
     properties = {
         "a": json.dumps({"b": [{"decision_token": "SECRET", "c": 1}]}),
         "answer": '{"decisionToken":"SECRET","cut',
@@ -73,15 +73,15 @@ def test_decision_tokens_go_from_everywhere() -> None:
     address = "https://x/decision_token/SECRET?u=%3Fdecision%5Ftoken%3DSECRET&b=1"
     record = stripped(granted("analytics", "marketing"), properties=properties, page_url=address, page_referrer=address)
     assert "SECRET" not in str(record)
-    left = {"a": '{"b":[{"c":1}]}', "answer": '{"cut', "u": "https://x/?b=1", "plain": "decision 5 of a token"}
-    assert record["properties"] == left
+    cleaned = {"a": '{"b":[{"c":1}]}', "answer": '{"cut', "u": "https://x/?b=1", "plain": "decision 5 of a token"}
+    assert record["properties"] == cleaned
     assert record["page_url"] == "https://x/?u=&b=1"
-    kept = stripped(granted("analytics", "personalization"), properties=properties, page_url=address)
-    assert (kept["properties"], kept["page_url"]) == (properties, address)
+    granted_record = stripped(granted("analytics", "personalization"), properties=properties, page_url=address)
+    assert (granted_record["properties"], granted_record["page_url"]) == (properties, address)
 
 
 def test_a_repeated_event_is_stripped_alike() -> None:
-    """Bytes that were seen to hold no id are not mistaken for others."""
+    """Bytes that are cached as clean are not confused with others."""
     mask = granted("analytics", "personalization")
     for _ in range(2):
         assert stripped(mask, page_url="https://x/?a=1")["page_url"] == "https://x/?a=1"

@@ -1,4 +1,4 @@
-"""Click ids and decision tokens, from what a sender posts to what leaves the gate."""
+"""Click ids and decision tokens, from a posted event to the stage's output."""
 
 import json
 from typing import Any
@@ -25,13 +25,13 @@ NO_MARKETING = {"cmp.analytics": "granted", "cmp.marketing": "denied", "cmp.pers
 NO_PERSONALIZATION = {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personalization": "denied"}
 
 
-def gated(event: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    """An event posted to `/v1/events`, as it leaves the gate: its bytes and its record."""
-    sent = own.parse_item(event)
-    assert not isinstance(sent, InvalidItem)
+def gated(body: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """The output of the stage for an event posted to `/v1/events`: bytes and record."""
+    event = own.parse_item(body)
+    assert not isinstance(event, InvalidItem)
     normaliser = Normaliser(CONTRACT, NodeKeys.derive(Secret("of a test, and long enough to be taken")))
     _, record = normaliser.build_record(
-        sent, RequestContext("web", "shop.example", 1_790_000_000_000, "DE"), lambda _name: None
+        event, RequestContext("web", "shop.example", 1_790_000_000_000, "DE"), lambda _name: None
     )
     stage = ConsentStage(
         REGISTRY, load_policy(PACKAGED), ConsentDependencies(b"k" * 32, MemoryStateStore(), Metrics(), lambda: None)
@@ -57,13 +57,13 @@ def gated(event: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     ],
 )
 def test_no_click_id_passes_the_gate(fields: dict[str, Any]) -> None:
-    """Whatever field of an event it was put in, and though long JSON is cut before the gate reads it."""
+    """Click ids are removed from any field of an event, also from JSON that the collector has cut."""
     event = {"event_name": "page_view", "client_id": "c-1", "consent": NO_MARKETING} | fields
     assert b"SECRET" not in gated(event)[0]
 
 
 def test_no_decision_token_passes_without_personalization() -> None:
-    """Nested in properties, or in an address."""
+    """Decision tokens are removed from nested properties and addresses."""
     properties = {"answer": {"decision_token": "SECRET", "arm": 2}}
     event = {
         "event_name": "page_view", "client_id": "c-1", "page_url": "https://shop.example/?decision_token=SECRET&a=1",

@@ -1,4 +1,4 @@
-"""Signals as they come: every usual spelling is read, what cannot be read denies, and adding a refusal never adds a grant."""
+"""Signals of real senders: every usual spelling is read, unreadable values deny, and adding a refusal never adds a grant."""
 
 import json
 from typing import Any
@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.consent.decision.decide import decide
+from streams.consent.formats.consent_value import DENIALS, GRANTS
 from streams.consent.formats.evidence import SignalReader
-from streams.consent.formats.signals import DENIALS, GRANTS, SignalSet, fold
+from streams.consent.formats.signal_names import fold
+from streams.consent.formats.signal_set import SignalSet
 from streams.consent.policy import BITS, PACKAGED, Policy, load_policy, parse_policy
 from tests.streams.consent.strings import tc_string
 
@@ -38,7 +40,7 @@ def changed(old: str, new: str) -> Policy:
     "name", ["cmp.marketing", "Marketing", "cm.ad_storage", "C0004", "cmp.marketing.details", "ADVERTISING"]
 )
 def test_what_cannot_be_read_denies(name: str, value: str) -> None:
-    """Under every name that the policy maps to marketing, in whatever spelling; no other purpose is lost."""
+    """An unreadable value under a name that is mapped to marketing denies marketing alone, in any spelling."""
     assert mask({name: value}) & MARKETING == 0
     assert mask({name: value}) & ANALYTICS == ANALYTICS
 
@@ -46,13 +48,13 @@ def test_what_cannot_be_read_denies(name: str, value: str) -> None:
 @pytest.mark.parametrize("name", ["gcs", "gcd", "tc_string", "us_privacy", "gpp", "gpc", "consent", "x-ga-gcs"])
 @pytest.mark.parametrize("value", ["null", "[]", "{}", "2", "true?", "denied"])
 def test_a_standard_signal_that_cannot_be_read_denies(name: str, value: str) -> None:
-    """What it is about, at the least; and with it every grant of other signals."""
+    """An unreadable standard signal denies its purposes, whatever other signals grant."""
     for region in ("US", "DE"):
         assert mask({**ALL, **TC, name: value}, region) & MARKETING == 0
 
 
 def test_an_empty_text_denies_unless_the_policy_says_that_it_is_silence() -> None:
-    """`signals.empty_denies`."""
+    """An empty text is unreadable, and ignored with `signals.empty_denies: false`."""
     silent = changed("empty_denies: true", "empty_denies: false")
     for name in ("cmp.marketing", "gcs", "gpc", "tc_string", "cm.ad_storage"):
         assert mask({name: ""}) & MARKETING == (MARKETING if name == "gpc" else 0), name
@@ -80,7 +82,7 @@ def test_an_empty_text_denies_unless_the_policy_says_that_it_is_silence() -> Non
     ],
 )
 def test_said_twice_the_strictest_counts(signals: dict[str, str]) -> None:
-    """In whichever order and place, and beside grants of everything."""
+    """The strictest of several values counts in any order, also beside grants of everything."""
     for region in ("US", "DE"):
         assert mask({**ALL, **signals}, region) & MARKETING == 0
 
@@ -94,7 +96,7 @@ def test_said_twice_the_strictest_counts(signals: dict[str, str]) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize(("applies", "status"), [("gdprApplies", "eventStatus"), ("gdpr_applies", "tcEventStatus")])
 def test_tc_strings_are_read_under_every_usual_name(name: str, applies: str, status: str) -> None:
-    """And what says whether the GDPR applies, and how far the banner is."""
+    """TC strings, `gdpr_applies` and the status are read under every usual name."""
     signals = {name: tc_string("10000001"), applies: "true", status: "tcloaded"}
     assert mask(signals, "DE") == ANALYTICS
     assert mask({**signals, status: "cmpuishown"}, "DE") == 0
@@ -133,7 +135,7 @@ def test_spellings_of_signals(signals: dict[str, str], granted: int) -> None:
 
 @pytest.mark.parametrize("value", [*DENIALS, "Opt-Out", "NOT GRANTED", "opted_out"])
 def test_a_refusal_under_a_name_that_nothing_maps_denies_what_nothing_else_speaks_about(value: str) -> None:
-    """In any usual word; a yes under such a name grants nothing; the policy can turn it off."""
+    """Any usual word of refusal denies purposes without another signal, unless `signals.unmapped_refusals_deny` is off."""
     assert mask({"vendor-x": value}) == 0
     assert mask({"vendor-x": value, "cmp.analytics": "1"}) == ANALYTICS
     assert mask({"vendor-x": value, "cmp.analytics": "1"}, "DE") == ANALYTICS
@@ -142,13 +144,13 @@ def test_a_refusal_under_a_name_that_nothing_maps_denies_what_nothing_else_speak
 
 @pytest.mark.parametrize("value", [*GRANTS, "Opt-In", "GRANTED"])
 def test_a_grant_under_a_name_that_nothing_maps_grants_nothing(value: str) -> None:
-    """Neither where silence denies nor in place of another signal."""
+    """A grant under an unmapped name changes nothing, and the name is listed as unmapped."""
     assert mask({"vendor-x": value, "cmp.vendor-y": value}, "DE") == 0
     assert SignalSet({"vendor-x": value}, POLICY.vocabulary).unmapped == ["vendor-x"]
 
 
 def test_unmapped_names_are_told_as_they_were_sent() -> None:
-    """Names that are read, in whatever spelling, are not among them."""
+    """Unmapped names are listed as sent; names that are read are not among them, in any spelling."""
     signals = {
         "gdprApplies": "0",
         "Sec-GPC": "0",
@@ -162,7 +164,7 @@ def test_unmapped_names_are_told_as_they_were_sent() -> None:
 
 
 def test_policy_files_may_map_names_with_capitals_and_blanks() -> None:
-    """As a platform shows them: they are compared folded."""
+    """Names in a policy are compared folded, so capitals and blanks do not matter."""
     policy = changed("cmp: [marketing,", 'cmp: ["Werbung & Partner", marketing,')
     assert mask({"cmp.werbung & partner": "0"}, policy=policy) & MARKETING == 0
     assert mask({"Werbung_&_Partner": "1"}, "DE", policy) == MARKETING
@@ -192,13 +194,13 @@ PLATFORMS: list[tuple[str, dict[str, str], int]] = [
 
 @pytest.mark.parametrize(("platform", "signals", "granted"), PLATFORMS)
 def test_platforms_are_ready_mapped(platform: str, signals: dict[str, str], granted: int) -> None:
-    """Where silence denies, each platform's own names grant what they say, and no more; said or not, which platform it is."""
+    """Under opt-in each platform's names grant what they mean and no more, whether or not the platform is named."""
     assert mask({**signals, "platform": platform.title()}, "DE") == granted
     assert mask(signals, "DE") & ~granted == 0
 
 
 def test_where_platforms_differ_a_yes_is_what_all_mean_and_a_no_what_any_means() -> None:
-    """`functional` is always allowed for one platform, and a purpose for others; numbers are nobody's in particular."""
+    """`functional` needs no consent on one platform and is a purpose on others; numbers count only with a platform."""
     assert mask({"functional": "1"}, "DE") == 0
     assert mask({"functional": "0"}) & PERSONALIZATION == 0
     assert mask({"functional": "1", "platform": "cookieyes"}, "DE") == PERSONALIZATION
@@ -207,7 +209,7 @@ def test_where_platforms_differ_a_yes_is_what_all_mean_and_a_no_what_any_means()
 
 
 def test_global_privacy_control_counts_where_the_policy_says() -> None:
-    """Everywhere as delivered; in the listed regions, and where the region is not known, otherwise."""
+    """GPC counts everywhere by default, else in the listed regions and where the region is unknown."""
     only = changed("gpc_regions: []", "gpc_regions: [US-CA, CA]")
     for region, granted in (("US-CA", 1), ("CA-QC", 1), ("", 1), ("US", 7), ("DE", 7)):
         assert mask({**ALL, "gpc": "1"}, region, only) == granted, region
@@ -237,7 +239,7 @@ REGIONS = st.sampled_from(["US", "DE", "", "BR"])
 
 @given(SETS, REFUSALS, REGIONS)
 def test_adding_a_refusal_never_adds_a_grant(signals: dict[str, str], refusal: tuple[str, str], region: str) -> None:
-    """In whatever spelling, under whatever name, beside whatever else is said."""
+    """No refusal adds a grant, under any name, in any spelling, beside any signals."""
     name, value = refusal
     while name in signals:
         name += "#2"
