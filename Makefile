@@ -61,7 +61,7 @@ check: $(STAMP)
 	@$(RUN)/headwater contracts lint
 	@echo "==> compose file, names and sizes"
 # The schema is check-jsonschema's; its command line does not start with the click that faust-streaming allows.
-	@$(RUN)/python -m pytest tests/infra/test_compose.py tests/test_structure.py
+	@$(RUN)/python -m pytest tests/infra/test_compose.py tests/project/test_structure.py
 	@echo "==> known vulnerabilities"
 	@$(RUN)/python infra/ops/audit.py requirements.lock
 

@@ -27,7 +27,7 @@ from infra.ops.embedded.servers.redis import EmbeddedRedis
 from infra.ops.topics import apply
 from infra.settings import PACKAGED_CONTRACTS, Settings
 from schemas.registry import Registry
-from tests.redis_cluster import LocalCluster
+from tests.support.redis_cluster import LocalCluster
 
 SECRET = "a benchmark has nothing to hide, but forty characters"  # noqa: S105 - protects generated data only
 L, COPY, FAUST = "L: hand-written loop", "runtime, exactly once", "plain Faust, at least once"

@@ -12,7 +12,7 @@ import pytest
 from infra.settings import PACKAGED_CONTRACTS
 
 if TYPE_CHECKING:
-    from tests.redis_cluster import LocalCluster
+    from tests.support.redis_cluster import LocalCluster
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalCluster"]:
     """A real Redis Cluster of three primaries; empty it where a test needs it empty."""
-    from tests.redis_cluster import LocalCluster
+    from tests.support.redis_cluster import LocalCluster
 
     with LocalCluster(tmp_path_factory.mktemp("redis-cluster")) as cluster:
         yield cluster

@@ -76,9 +76,9 @@ def is_for_another_topic(metadata: str | None, topic_id: str) -> bool:
     return bool(metadata and topic_id and metadata.startswith(MARK) and metadata != offset_metadata(topic_id))
 
 
-def replaced_topics(known: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """Topics that have another id now than the known one, sorted."""
-    return sorted(topic for topic, topic_id in current.items() if known.get(topic, topic_id) != topic_id)
+def replaced_topics(former: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """Topics whose current id differs from the former one, sorted."""
+    return sorted(topic for topic, topic_id in current.items() if former.get(topic, topic_id) != topic_id)
 
 
 class TopicWatch:

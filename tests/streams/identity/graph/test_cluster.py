@@ -20,7 +20,7 @@ from streams.identity.graph.union_find import SHARED, Slot, Write
 from streams.identity.nodes import alias as make_alias
 from streams.identity.repair.log import LogRecord, compare_with_log, rebuild
 from streams.identity.repair.splitting import split_node
-from tests.redis_cluster import LocalCluster, slot_of_tag
+from tests.support.redis_cluster import LocalCluster, slot_of_tag
 
 T = TypeVar("T")
 

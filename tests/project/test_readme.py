@@ -13,7 +13,7 @@ from schemas.boundary import Boundary
 from schemas.registry import Registry
 from schemas.topics import TOPICS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 
