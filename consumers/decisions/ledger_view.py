@@ -164,10 +164,10 @@ class LedgerView:
 
     async def _meet(self, connection: Any) -> None:
         await connection.on_connect()
-        self._server = await server_run_id(connection)
+        self._server = await run_of(connection)
 
 
-async def server_run_id(connection: Any) -> str:
+async def run_of(connection: Any) -> str:
     """The run id of the process that a new asynchronous connection leads to: another one at each start. RedisError."""
     await connection.send_command("INFO", "server")
     text = (await connection.read_response()).decode()
