@@ -33,7 +33,7 @@ def schema_id(value: bytes) -> int:
 
 
 def encode(contract: Contract, record: Record) -> bytes:
-    """Return header and datum of one record. ValueError for a missing field without a default, or a value of another type."""
+    """Return header and datum of a record. ValueError for a missing field without a default, or a value of another type."""
     out = BytesIO()
     out.write(contract.header)
     try:

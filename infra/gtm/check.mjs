@@ -25,11 +25,11 @@ Example:  npm ci && node check.mjs headwater.tpl
 const SECTIONS = ['INFO', 'TEMPLATE_PARAMETERS', 'SANDBOXED_JS_FOR_SERVER', 'SERVER_PERMISSIONS', 'TESTS', 'NOTES'];
 const GLOBALS = ['require', 'undefined'];
 const TEST_GLOBALS = [...GLOBALS, 'mock', 'mockObject', 'runCode', 'assertApi', 'assertThat', 'fail'];
-const GIVEN = new Set(['gtmOnSuccess', 'gtmOnFailure']);
+const CALLBACKS = new Set(['gtmOnSuccess', 'gtmOnFailure']);
 
-/** {name: {text, line}} and what is wrong with the headings. */
+/** Returns {name: {lines, line}} of the sections, and problems of their headings. */
 function sectionsOf(file) {
-  const found = {};
+  const sections = {};
   const problems = [];
   let current;
   file.split('\n').forEach((text, index) => {
@@ -39,16 +39,16 @@ function sectionsOf(file) {
       else if (text.trim()) problems.push(`line ${index + 1}: text before the first section`);
       return;
     }
-    if (found[name]) problems.push(`line ${index + 1}: a second section ${name}`);
+    if (sections[name]) problems.push(`line ${index + 1}: a second section ${name}`);
     if (![...SECTIONS, 'TERMS_OF_SERVICE'].includes(name)) problems.push(`line ${index + 1}: unknown section ${name}`);
     current = { lines: [], line: index + 1 };
-    found[name] = current;
+    sections[name] = current;
   });
-  for (const name of SECTIONS) if (!found[name]) problems.push(`the section ${name} is missing`);
-  return { found, problems };
+  for (const name of SECTIONS) if (!sections[name]) problems.push(`the section ${name} is missing`);
+  return { sections, problems };
 }
 
-function parsed(parse, section, name, problems) {
+function parseSection(parse, section, name, problems) {
   try {
     return parse(section.lines.join('\n'));
   } catch (error) {
@@ -59,7 +59,7 @@ function parsed(parse, section, name, problems) {
 
 function shapeProblems(info, parameters, permissions, tests) {
   const problems = [];
-  const must = (met, text) => met || problems.push(text);
+  const must = (condition, text) => condition || problems.push(text);
   must(info.type === 'TAG' && info.containerContexts?.includes('SERVER'), 'INFO must describe a TAG for SERVER containers');
   must(info.id && info.version && info.displayName, 'INFO needs id, version and displayName');
   must(Array.isArray(parameters) && parameters.every(({ type, name }) => type && name), 'each parameter needs type and name');
@@ -71,7 +71,7 @@ function shapeProblems(info, parameters, permissions, tests) {
   return problems;
 }
 
-/** Fields of `data` that nobody fills in, and parameters that nobody reads. */
+/** Returns problems of fields of `data` that are no parameters, and of parameters that are not read. */
 function parameterProblems(tree, parameters) {
   const names = new Set(parameters.map(({ name }) => name));
   const used = new Set();
@@ -79,23 +79,23 @@ function parameterProblems(tree, parameters) {
     if (node.type === 'MemberExpression' && node.object.name === 'data') used.add(node.property.name ?? node.property.value);
   });
   return [
-    ...[...used].filter((name) => !names.has(name) && !GIVEN.has(name)).map((name) => `data.${name} is no parameter`),
+    ...[...used].filter((name) => !names.has(name) && !CALLBACKS.has(name)).map((name) => `data.${name} is no parameter`),
     ...[...names].filter((name) => !used.has(name)).map((name) => `the parameter ${name} is not read`),
   ];
 }
 
 function check(file) {
-  const { found, problems } = sectionsOf(file);
+  const { sections, problems } = sectionsOf(file);
   if (problems.length) return { problems, scenarios: [] };
   const [info, parameters, permissions] = ['INFO', 'TEMPLATE_PARAMETERS', 'SERVER_PERMISSIONS'].map((name) =>
-    parsed(JSON.parse, found[name], name, problems),
+    parseSection(JSON.parse, sections[name], name, problems),
   );
-  const tests = parsed((text) => yaml.load(text), found.TESTS, 'TESTS', problems);
+  const tests = parseSection((text) => yaml.load(text), sections.TESTS, 'TESTS', problems);
   if (problems.length) return { problems, scenarios: [] };
   problems.push(...shapeProblems(info, parameters, permissions, tests));
   if (problems.length) return { problems, scenarios: [] };
 
-  const { lines, line } = found.SANDBOXED_JS_FOR_SERVER;
+  const { lines, line } = sections.SANDBOXED_JS_FOR_SERVER;
   const code = lines.join('\n');
   const granted = plain(permissions);
   const syntax = read(code, [...GLOBALS, 'data'], line);
@@ -109,15 +109,15 @@ function check(file) {
     const wrong = read(`${setup}\n${scenario.code}`, TEST_GLOBALS, 0).problems;
     problems.push(...wrong.map((problem) => `scenario "${scenario.name}" after its setup, ${problem}`));
   }
-  // What does not parse would only fail a second time, less clearly.
-  const scenarios = problems.length ? [] : tests.scenarios.map((one) => play(one, setup, code, granted));
+  // Scenarios of invalid code would only repeat its errors, less clearly.
+  const scenarios = problems.length ? [] : tests.scenarios.map((scenario) => play(scenario, setup, code, granted));
   return { problems, scenarios };
 }
 
 function report({ ok, problems, scenarios }) {
   const lines = problems.map((problem) => `wrong   ${problem}`);
   for (const { name, passed, problem } of scenarios) lines.push(passed ? `passed  ${name}` : `failed  ${name}: ${problem}`);
-  const passed = scenarios.filter((one) => one.passed).length;
+  const passed = scenarios.filter((scenario) => scenario.passed).length;
   lines.push(`${ok ? 'ok' : 'NOT OK'}: ${passed} of ${scenarios.length} scenarios passed, ${problems.length} problems`);
   return lines.join('\n');
 }
@@ -142,9 +142,9 @@ function main(args) {
     console.error(`cannot read the template: ${error.message}`);
     return 2;
   }
-  const found = check(file);
-  const ok = !found.problems.length && found.scenarios.every(({ passed }) => passed);
-  console.log(call.values.json ? JSON.stringify({ ok, ...found }) : report({ ok, ...found }));
+  const result = check(file);
+  const ok = !result.problems.length && result.scenarios.every(({ passed }) => passed);
+  console.log(call.values.json ? JSON.stringify({ ok, ...result }) : report({ ok, ...result }));
   return ok ? 0 : 1;
 }
 

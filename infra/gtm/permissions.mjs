@@ -1,4 +1,4 @@
-// Which permission each API of a server container needs, and whether a template declares just what its code uses.
+// Permissions that the APIs of a server container need, and checks that a template declares exactly those that its code uses.
 
 import { walk } from './syntax.mjs';
 
@@ -33,10 +33,10 @@ const FREE = [
 const PERMISSION = new Map(Object.entries(NEEDS).flatMap(([permission, names]) => names.map((name) => [name, permission])));
 FREE.forEach((name) => PERMISSION.set(name, null));
 
-// Named access: the API, its permission's mode and list, and the parts of the permission that other APIs need.
+// APIs whose permission lists names: its mode, its list and the label for messages; and parts of read_request by API.
 const NAMED = [
-  { api: 'getRequestHeader', permission: 'read_request', mode: 'headerAccess', list: 'headerWhitelist', what: 'header' },
-  { api: 'getCookieValues', permission: 'get_cookies', mode: 'cookieAccess', list: 'cookieNames', what: 'cookie' },
+  { api: 'getRequestHeader', permission: 'read_request', mode: 'headerAccess', list: 'headerWhitelist', label: 'header' },
+  { api: 'getCookieValues', permission: 'get_cookies', mode: 'cookieAccess', list: 'cookieNames', label: 'cookie' },
 ];
 const PARTS = {
   bodyAllowed: ['getRequestBody'],
@@ -45,7 +45,7 @@ const PARTS = {
   queryParametersAllowed: ['getRequestQueryParameter', 'getRequestQueryParameters', 'getRequestQueryString'],
 };
 
-/** {permission: {parameter: plain value}} from the export's typed values. */
+/** Returns {permission: {parameter: plain value}} of the typed values of an export. */
 export function plain(section) {
   return Object.fromEntries(
     section.map(({ instance }) => [
@@ -61,11 +61,11 @@ function valueOf(value) {
   return value.type === 8 ? value.boolean : value.string;
 }
 
-/** What is wrong between code and permissions. `line` as in `syntax.read`. */
+/** Returns the differences between code and permissions. `line` as in `syntax.read`. */
 export function check(tree, granted, line) {
   const problems = [];
-  const say = (node, text) => problems.push(`line ${line + node.loc.start.line}: ${text}`);
-  const locals = required(tree, say);
+  const addProblem = (node, text) => problems.push(`line ${line + node.loc.start.line}: ${text}`);
+  const locals = requiredApis(tree, addProblem);
   const apis = new Set(locals.values());
   for (const api of apis) {
     const permission = PERMISSION.get(api);
@@ -81,14 +81,14 @@ export function check(tree, granted, line) {
   return problems;
 }
 
-function required(tree, say) {
+function requiredApis(tree, addProblem) {
   const locals = new Map();
   walk(tree, (node, parent) => {
     if (node.type !== 'Identifier' || node.name !== 'require' || isMember(node, parent)) return;
-    const declaration = tree.body.find((one) => one.type === 'VariableDeclaration' && one.declarations.some(({ init }) => init === parent));
+    const declaration = tree.body.find((statement) => statement.type === 'VariableDeclaration' && statement.declarations.some(({ init }) => init === parent));
     const name = parent.arguments?.[0]?.value;
-    if (!declaration || declaration.kind !== 'const' || parent.callee !== node) say(node, "write const name = require('name') at the top");
-    else if (!PERMISSION.has(name)) say(node, `${name} is no API of a server container`);
+    if (!declaration || declaration.kind !== 'const' || parent.callee !== node) addProblem(node, "write const name = require('name') at the top");
+    else if (!PERMISSION.has(name)) addProblem(node, `${name} is no API of a server container`);
     else locals.set(declaration.declarations.find(({ init }) => init === parent).id.name, name);
   });
   return locals;
@@ -107,18 +107,18 @@ function checkNames(tree, locals, granted, rule, line) {
     if (parent.type === 'VariableDeclarator' && parent.id === node) return;
     const name = parent.type === 'CallExpression' && parent.callee === node ? parent.arguments[0]?.value : undefined;
     const place = `line ${line + node.loc.start.line}`;
-    if (typeof name !== 'string') problems.push(`${place}: ${rule.api} must be called with a ${rule.what}'s name that stands in the code`);
-    else if (!declared.has(name.toLowerCase())) problems.push(`${place}: the ${rule.what} ${name} is not named in ${rule.permission}`);
+    if (typeof name !== 'string') problems.push(`${place}: ${rule.api} must be called with a ${rule.label}'s name that stands in the code`);
+    else if (!declared.has(name.toLowerCase())) problems.push(`${place}: the ${rule.label} ${name} is not named in ${rule.permission}`);
     else used.add(name.toLowerCase());
   });
   const calls = [...locals.values()].includes(rule.api);
-  if (calls && granted[rule.mode] !== 'specific') problems.push(`${rule.permission} must name each ${rule.what} (${rule.mode}: specific)`);
-  for (const name of declared) if (!used.has(name)) problems.push(`${rule.permission} names the ${rule.what} ${name}, which is not read`);
+  if (calls && granted[rule.mode] !== 'specific') problems.push(`${rule.permission} must name each ${rule.label} (${rule.mode}: specific)`);
+  for (const name of declared) if (!used.has(name)) problems.push(`${rule.permission} names the ${rule.label} ${name}, which is not read`);
   return problems;
 }
 
-/** Whether send_http covers an address; `*` stands for any host, or any rest of a path.
- * No published rule says that it stands for a port, so here it does not. */
+/** Whether send_http covers an address; `*` matches any host, or any rest of a path.
+ * No published rule says that it matches a port, so here it does not. */
 export function covers(granted, url) {
   if (granted.send_http?.allowedUrls === 'any') return true;
   return (granted.send_http?.urls ?? []).some((pattern) => {

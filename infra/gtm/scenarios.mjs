@@ -1,4 +1,4 @@
-// Runs a template's scenarios as GTM's editor does: APIs that touch the world are mocked, the others work.
+// Runs a template's scenarios as GTM's editor does: APIs with side effects are mocked, the others work.
 
 import vm from 'node:vm';
 
@@ -8,22 +8,22 @@ const LIMIT_MS = 2000;
 
 class Failed extends Error {}
 
-const shown = (value) => (typeof value === 'function' ? 'a function' : JSON.stringify(value));
+const format = (value) => (typeof value === 'function' ? 'a function' : JSON.stringify(value));
 
 function typeOf(value) {
   if (value === null) return 'null';
   return Array.isArray(value) ? 'array' : typeof value;
 }
 
-/** By value. Objects of the scenario come from another realm, so prototypes say nothing. */
-function same(left, right) {
+/** Whether two values are equal. Objects of the scenario come from another realm, so prototypes are ignored. */
+function equal(left, right) {
   if (typeOf(left) !== typeOf(right)) return false;
   if (left === null || typeof left !== 'object') return Object.is(left, right);
-  const [one, other] = [Object.keys(left), Object.keys(right)];
-  return one.length === other.length && one.every((key) => Object.hasOwn(right, key) && same(left[key], right[key]));
+  const [leftKeys, rightKeys] = [Object.keys(left), Object.keys(right)];
+  return leftKeys.length === rightKeys.length && leftKeys.every((key) => Object.hasOwn(right, key) && equal(left[key], right[key]));
 }
 
-function parsed(text) {
+function parseJson(text) {
   try {
     return JSON.parse(text);
   } catch {
@@ -33,7 +33,7 @@ function parsed(text) {
 
 const INTEGER = /^[-+]?\d+/;
 const WORKING = {
-  JSON: { parse: parsed, stringify: (value, replacer, space) => JSON.stringify(value, replacer, space) },
+  JSON: { parse: parseJson, stringify: (value, replacer, space) => JSON.stringify(value, replacer, space) },
   Math,
   Object: { keys: Object.keys, values: Object.values, entries: Object.entries },
   getType: typeOf,
@@ -46,7 +46,7 @@ const WORKING = {
   generateRandom: (least, most) => least + Math.floor(Math.random() * (most - least + 1)),
 };
 
-/** One scenario's world: its mocks, and every call in order. */
+/** The mocks of one scenario, and its calls in order. */
 class Stage {
   constructor(code, granted) {
     this.code = code;
@@ -70,8 +70,8 @@ class Stage {
     if (!covers(this.granted, String(url))) throw new Failed(`send_http does not cover ${url}`);
   }
 
-  run(context, given) {
-    const data = { ...given };
+  run(context, fields) {
+    const data = { ...fields };
     for (const name of ['gtmOnSuccess', 'gtmOnFailure']) data[name] = () => this.calls.push({ name, args: [] });
     return vm.compileFunction(this.code, ['data', 'require'], { parsingContext: context })(data, (name) => this.api(name));
   }
@@ -81,47 +81,47 @@ class Stage {
   }
 }
 
-function expect(met, message, fallback) {
-  if (!met) throw new Failed(message ?? fallback);
+function expect(condition, message, fallback) {
+  if (!condition) throw new Failed(message ?? fallback);
 }
 
 function assertThat(actual, message) {
-  const says = (met, what) => expect(met, message, `${shown(actual)} ${what}`);
+  const check = (condition, text) => expect(condition, message, `${format(actual)} ${text}`);
   return {
-    isEqualTo: (wanted) => says(same(actual, wanted), `is not equal to ${shown(wanted)}`),
-    isNotEqualTo: (wanted) => says(!same(actual, wanted), `is equal to ${shown(wanted)}`),
-    isUndefined: () => says(actual === undefined, 'is not undefined'),
-    isDefined: () => says(actual !== undefined, 'is undefined'),
-    isNull: () => says(actual === null, 'is not null'),
-    isTrue: () => says(actual === true, 'is not true'),
-    isFalse: () => says(actual === false, 'is not false'),
-    isTruthy: () => says(Boolean(actual), 'is not truthy'),
-    isFalsy: () => says(!actual, 'is not falsy'),
-    contains: (part) => says(actual.includes(part), `does not contain ${shown(part)}`),
-    doesNotContain: (part) => says(!actual.includes(part), `contains ${shown(part)}`),
-    hasLength: (length) => says(actual.length === length, `has not length ${length}`),
+    isEqualTo: (expected) => check(equal(actual, expected), `is not equal to ${format(expected)}`),
+    isNotEqualTo: (expected) => check(!equal(actual, expected), `is equal to ${format(expected)}`),
+    isUndefined: () => check(actual === undefined, 'is not undefined'),
+    isDefined: () => check(actual !== undefined, 'is undefined'),
+    isNull: () => check(actual === null, 'is not null'),
+    isTrue: () => check(actual === true, 'is not true'),
+    isFalse: () => check(actual === false, 'is not false'),
+    isTruthy: () => check(Boolean(actual), 'is not truthy'),
+    isFalsy: () => check(!actual, 'is not falsy'),
+    contains: (part) => check(actual.includes(part), `does not contain ${format(part)}`),
+    doesNotContain: (part) => check(!actual.includes(part), `contains ${format(part)}`),
+    hasLength: (length) => check(actual.length === length, `has not length ${length}`),
   };
 }
 
 function assertApi(stage, name) {
   const calls = stage.callsOf(name);
-  const wasWith = (args) => calls.some((one) => same(one, args));
+  const wasWith = (args) => calls.some((call) => equal(call, args));
   return {
     wasCalled: () => expect(calls.length > 0, undefined, `${name} was not called`),
     wasNotCalled: () => expect(calls.length === 0, undefined, `${name} was called`),
-    wasCalledWith: (...args) => expect(wasWith(args), undefined, `${name} was not called with ${shown(args)}, but ${shown(calls)}`),
-    wasNotCalledWith: (...args) => expect(!wasWith(args), undefined, `${name} was called with ${shown(args)}`),
+    wasCalledWith: (...args) => expect(wasWith(args), undefined, `${name} was not called with ${format(args)}, but ${format(calls)}`),
+    wasNotCalledWith: (...args) => expect(!wasWith(args), undefined, `${name} was called with ${format(args)}`),
   };
 }
 
-/** {name, passed, problem, sent}: `sent` holds the arguments of each HTTP request that the tag made. */
+/** Runs a scenario. Returns {name, passed, problem, sent}: `sent` holds the arguments of each HTTP request that the tag made. */
 export function play({ name, code }, setup, template, granted) {
   const stage = new Stage(template, granted);
   const context = vm.createContext({}, { codeGeneration: { strings: false, wasm: false } });
   Object.assign(context, {
     mock: (api, value) => stage.mocks.set(api, value),
     mockObject: (api, value) => stage.mocks.set(api, value),
-    runCode: (given) => stage.run(context, given),
+    runCode: (fields) => stage.run(context, fields),
     assertApi: (api) => assertApi(stage, api),
     assertThat,
     fail: (message) => expect(false, message, 'fail() was called'),
@@ -133,6 +133,6 @@ export function play({ name, code }, setup, template, granted) {
   } catch (error) {
     problem = String(error?.message ?? error);
   }
-  const sent = stage.callsOf('sendHttpRequest').map(([url, options, body]) => ({ url, options, body }));
-  return { name, passed: !problem, problem, sent };
+  const requests = stage.callsOf('sendHttpRequest').map(([url, options, body]) => ({ url, options, body }));
+  return { name, passed: !problem, problem, sent: requests };
 }

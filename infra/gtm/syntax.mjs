@@ -1,4 +1,4 @@
-// What Google's sandbox parses: ECMAScript 5.1 with arrow functions, const and let. Anything else is refused by name.
+// The syntax of Google's sandbox: ECMAScript 5.1 with arrow functions, const and let. Anything else is refused by name.
 
 import { parse } from 'acorn';
 
@@ -10,7 +10,7 @@ const ALLOWED = new Set([
   'CallExpression', 'MemberExpression', 'UnaryExpression', 'BinaryExpression', 'LogicalExpression',
   'AssignmentExpression', 'UpdateExpression', 'ConditionalExpression', 'SequenceExpression',
 ]);
-const SPOKEN = {
+const READABLE = {
   NewExpression: 'new', ThisExpression: 'this', ClassDeclaration: 'class', ClassExpression: 'class',
   AwaitExpression: 'await', YieldExpression: 'yield', TemplateLiteral: 'a template literal',
   TaggedTemplateExpression: 'a template literal', SpreadElement: 'spread', RestElement: 'a rest parameter',
@@ -18,7 +18,7 @@ const SPOKEN = {
   ChainExpression: 'optional chaining', ForOfStatement: 'for-of', TryStatement: 'try', ThrowStatement: 'throw',
 };
 const NEWER_OPERATORS = new Set(['**', '**=', '??', '??=', '||=', '&&=', 'instanceof']);
-// Ways out of a sandbox through the objects that are in it.
+// Members through which code could escape a sandbox.
 const CLOSED_MEMBERS = new Set(['constructor', '__proto__', 'prototype', 'caller', 'callee']);
 const FUNCTIONS = new Set(['FunctionDeclaration', 'FunctionExpression', 'ArrowFunctionExpression']);
 
@@ -33,7 +33,7 @@ export function walk(node, visit, parent = null) {
   for (const child of children(node)) walk(child, visit, node);
 }
 
-/** {tree, problems}: the tree is null where the code does not parse. `line` is the file's line before the code's first. */
+/** Parses code. Returns {tree, problems}: the tree is null where the code does not parse. `line` is the file's line before the code's first. */
 export function read(code, globals, line) {
   let tree;
   try {
@@ -55,7 +55,7 @@ export function read(code, globals, line) {
 }
 
 function problemOf(node, parent) {
-  if (!ALLOWED.has(node.type)) return parent?.type === 'TaggedTemplateExpression' ? '' : (SPOKEN[node.type] ?? node.type);
+  if (!ALLOWED.has(node.type)) return parent?.type === 'TaggedTemplateExpression' ? '' : (READABLE[node.type] ?? node.type);
   if (node.type === 'Literal') return node.regex ? 'a regex literal' : node.bigint ? 'a bigint' : '';
   if (node.async) return 'async';
   if (node.generator) return 'a generator';
@@ -74,19 +74,19 @@ function propertyProblem(node) {
   return '';
 }
 
-/** Identifiers that are read or written and declared nowhere around them. */
+/** Returns identifiers without a declaration in their scope. */
 function unknown(tree, globals) {
-  const found = [];
-  const visit = (node, known, parent) => {
+  const references = [];
+  const visit = (node, scope, parent) => {
     if (node.type === 'Identifier') {
-      if (isReference(node, parent) && !known.has(node.name)) found.push(node);
+      if (isReference(node, parent) && !scope.has(node.name)) references.push(node);
       return;
     }
-    const inside = new Set([...known, ...declared(node)]);
+    const inside = new Set([...scope, ...declared(node)]);
     for (const child of children(node)) visit(child, inside, node);
   };
   visit(tree, globals, null);
-  return found;
+  return references;
 }
 
 function isReference(node, parent) {
@@ -96,12 +96,12 @@ function isReference(node, parent) {
 
 function declared(node) {
   const names = [];
-  if (FUNCTIONS.has(node.type)) names.push(...node.params.map((one) => one.name), node.id?.name);
+  if (FUNCTIONS.has(node.type)) names.push(...node.params.map((param) => param.name), node.id?.name);
   if (FUNCTIONS.has(node.type) || node.type === 'Program') names.push(...hoisted(node));
   const statements = Array.isArray(node.body) ? node.body : [node.init, node.left];
-  for (const one of statements) {
-    if (one?.type === 'FunctionDeclaration') names.push(one.id.name);
-    if (one?.type === 'VariableDeclaration') names.push(...one.declarations.map(({ id }) => id.name));
+  for (const statement of statements) {
+    if (statement?.type === 'FunctionDeclaration') names.push(statement.id.name);
+    if (statement?.type === 'VariableDeclaration') names.push(...statement.declarations.map(({ id }) => id.name));
   }
   return names;
 }

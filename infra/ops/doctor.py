@@ -141,16 +141,16 @@ def check_memory() -> CheckResult:
 
 def check_ports(settings: Settings) -> CheckResult:
     """Check that the default ports are free, unless `headwater up` runs."""
-    from infra.ops.embedded.house import USUAL_PORTS
+    from infra.ops.embedded.stack import DEFAULT_PORTS
 
     if house_file(settings.state_dir).exists():
         return CheckResult("ports", Grade.OK, "in use by the running house")
-    occupied = [f"{port} ({name}){describe_owner(port)}" for name, port in USUAL_PORTS.items() if not is_free(port)]
+    occupied = [f"{port} ({name}){describe_owner(port)}" for name, port in DEFAULT_PORTS.items() if not is_free(port)]
     if occupied:
         return CheckResult(
             "ports", Grade.WARN, f"taken: {', '.join(occupied)}", "`headwater up` takes free ones instead and prints them"
         )
-    return CheckResult("ports", Grade.OK, f"{', '.join(map(str, USUAL_PORTS.values()))} are free")
+    return CheckResult("ports", Grade.OK, f"{', '.join(map(str, DEFAULT_PORTS.values()))} are free")
 
 
 def check_contracts(settings: Settings) -> CheckResult:

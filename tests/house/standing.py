@@ -13,9 +13,9 @@ from typing import Any
 import clickhouse_connect
 import psutil
 
-from infra.ops.embedded.house import USUAL_PORTS
 from infra.ops.embedded.ports import free_port
 from infra.ops.embedded.servers.child import HEADWATER
+from infra.ops.embedded.stack import DEFAULT_PORTS
 
 READY_S = 90
 
@@ -48,7 +48,7 @@ class StandingHouse:
     def start(self) -> None:
         """Start it and wait until all services are ready."""
         # Free ports: an installation of another test may be choosing among the default ones.
-        ports = [word for name in USUAL_PORTS for word in (f"--{name}-port", str(free_port()))]
+        ports = [word for name in DEFAULT_PORTS for word in (f"--{name}-port", str(free_port()))]
         with (self.folder / "up.log").open("wb") as log:
             self._up = subprocess.Popen([*HEADWATER, "up", *ports], env=self.environment, stdout=log, stderr=log)
         wait_until(lambda: "Ctrl-C stops all" in self.output() or self._up.poll() is not None, READY_S, "the house")

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from infra.errors import ConfigError
-from infra.ops.embedded.house import House, HouseOptions
 from infra.ops.embedded.servers.child import StartFailed
+from infra.ops.embedded.stack import EmbeddedStack, StackOptions
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -39,27 +39,27 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_house(options: HouseOptions, report: Callable[[str, str], None], ready: Callable[[House], None]) -> None:
+def run_stack(options: StackOptions, report: Callable[[str, str], None], ready: Callable[[EmbeddedStack], None]) -> None:
     """Start all services, call `ready` once, run until a signal, then stop them in order.
 
-    ConfigError for what the user can correct. `ready` may run for as long as it calls `house.supervisor.tick` meanwhile.
+    ConfigError for what the user can correct. `ready` may run for as long as it calls `stack.supervisor.tick` meanwhile.
     """
     with stopped_by_signals():
         try:
-            with House(options, report) as house:
-                house.wait_ready()
-                ready(house)
+            with EmbeddedStack(options, report) as stack:
+                stack.wait_ready()
+                ready(stack)
         except StartFailed as error:
             raise ConfigError(
                 f"the house does not start: {error}\nLogs are in {options.state_dir.resolve() / 'logs'}"
             ) from None
 
 
-def ops_page_address(house: House) -> str:
+def ops_page_address(stack: EmbeddedStack) -> str:
     """Return the ops page's address: on a terminal with the token that signs in, elsewhere with the token's file."""
-    if sys.stdout.isatty() and house.settings.ops_token:
-        return f"{house.settings.gauge_url}/?token={house.settings.ops_token.get_secret_value()}"
-    return f"{house.settings.gauge_url}  (token in {house.state.path / 'ops-token'})"
+    if sys.stdout.isatty() and stack.settings.ops_token:
+        return f"{stack.settings.gauge_url}/?token={stack.settings.ops_token.get_secret_value()}"
+    return f"{stack.settings.gauge_url}  (token in {stack.state.path / 'ops-token'})"
 
 
 @app.command(epilog="Example: headwater up --consent-workers 2")
@@ -91,16 +91,16 @@ def up_command(  # noqa: PLR0913, PLR0917 - each parameter is an option of the c
         "gauge": gauge_port,
     }
     fixed_ports = {name: port for name, port in ports.items() if port}
-    options = HouseOptions(state_dir, kafka, redis, clickhouse, fixed_ports, consent_workers)
+    options = StackOptions(state_dir, kafka, redis, clickhouse, fixed_ports, consent_workers)
     began = time.monotonic()
 
-    def ready(house: House) -> None:
+    def ready(stack: EmbeddedStack) -> None:
         print_line("ready", f"in {time.monotonic() - began:.1f} s; Ctrl-C stops all")
-        print_line("ops page", ops_page_address(house))
-        house.supervisor.run_until(lambda: False)
+        print_line("ops page", ops_page_address(stack))
+        stack.supervisor.run_until(lambda: False)
 
     print_line("house", f"in {state_dir.resolve()}")
     try:
-        run_house(options, print_line, ready)
+        run_stack(options, print_line, ready)
     except KeyboardInterrupt:
         print_line("house", "stopped")

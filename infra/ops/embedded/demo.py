@@ -8,9 +8,9 @@ from typing import IO, Annotated
 
 import typer
 
-from infra.ops.embedded.app import ops_page_address, print_line, run_house
-from infra.ops.embedded.house import House, HouseOptions
+from infra.ops.embedded.app import ops_page_address, print_line, run_stack
 from infra.ops.embedded.servers.child import HEADWATER, Child, Program
+from infra.ops.embedded.stack import EmbeddedStack, StackOptions
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -28,33 +28,33 @@ def standard_output() -> IO[bytes]:
     return sys.stdout.buffer
 
 
-def run_command(house: House, name: str, words: Sequence[str]) -> int:
+def run_command(stack: EmbeddedStack, name: str, words: Sequence[str]) -> int:
     """Run a `headwater` command while the supervisor keeps ticking; return its exit code."""
-    environment = {**house.environment, "PYTHONUNBUFFERED": "1"}
-    child = Child(Program(name, [*HEADWATER, *words], house.state.log(name), environment), output=standard_output())
+    environment = {**stack.environment, "PYTHONUNBUFFERED": "1"}
+    child = Child(Program(name, [*HEADWATER, *words], stack.state.log(name), environment), output=standard_output())
     try:
-        house.supervisor.run_until(lambda: child.exit_code() is not None)
+        stack.supervisor.run_until(lambda: child.exit_code() is not None)
         return child.stop()
     finally:
         child.kill()
 
 
-def run_demo(house: House, events: int, rate: int, seed: int) -> int:
+def run_demo(stack: EmbeddedStack, events: int, rate: int, seed: int) -> int:
     """Simulate, reconcile, print a summary; return the exit code of the first step that fails."""
-    ledger = house.state.path / "demo-ledger.jsonl"
+    ledger = stack.state.path / "demo-ledger.jsonl"
     began = time.monotonic()
     print_line("simulate", f"{events} events over the real doors, seed {seed}")
     words = ["simulate", "--events", str(events), "--rate", str(rate), "--seed", str(seed), "--ledger", str(ledger)]
-    code = run_command(house, "simulate", words)
+    code = run_command(stack, "simulate", words)
     if code:
         print_line("simulate", f"failed with exit code {code}")
         return code
     print_line("reconcile", "comparing every layer with the ledger")
-    code = run_command(house, "reconcile", ["reconcile", "--ledger", str(ledger)])
+    code = run_command(stack, "reconcile", ["reconcile", "--ledger", str(ledger)])
     passed = "passed: nothing lost, nothing doubled, nothing forbidden" if code == 0 else f"FAILED (exit code {code})"
     print_line("demo", f"{passed}, in {time.monotonic() - began:.0f} s")
-    print_line("ops page", ops_page_address(house))
-    print_line("logs", str(house.state.path / "logs"))
+    print_line("ops page", ops_page_address(stack))
+    print_line("logs", str(stack.state.path / "logs"))
     return code
 
 
@@ -71,16 +71,16 @@ def demo(
     On a terminal the house then stays up until Ctrl-C; elsewhere it stops with reconcile's exit code.
     """
 
-    def ready(house: House) -> None:
-        code = run_demo(house, events, rate, seed)
+    def ready(stack: EmbeddedStack) -> None:
+        code = run_demo(stack, events, rate, seed)
         if not sys.stdin.isatty():
             print_line("house", "stops, because nobody is at a terminal; `headwater up` starts it again")
             raise DemoEnd(code)
         print_line("house", "stays up; Ctrl-C stops it")
-        house.supervisor.run_until(lambda: False)
+        stack.supervisor.run_until(lambda: False)
 
     try:
-        run_house(HouseOptions(state_dir, consent_workers=consent_workers), print_line, ready)
+        run_stack(StackOptions(state_dir, consent_workers=consent_workers), print_line, ready)
     except DemoEnd as verdict:
         raise typer.Exit(verdict.code) from None
     except KeyboardInterrupt:

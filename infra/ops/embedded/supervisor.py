@@ -253,7 +253,7 @@ class Supervisor:
     def _is_up(self, name: str) -> bool:
         for status in self.statuses:
             if status.service.name == name:
-                # One that halted on its first start stays so; the rest of the house need not wait for it.
+                # A service that halted at its first start stays halted; the others do not wait for it.
                 return status.state in {ServiceState.READY, ServiceState.HALTED} or (
                     self.ready and status.state is not ServiceState.WAITING
                 )

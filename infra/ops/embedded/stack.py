@@ -24,14 +24,14 @@ from infra.ops.embedded.supervisor import Service, Step, Supervisor
 from infra.settings import load_settings
 
 # Default ports, used where they are free.
-USUAL_PORTS = {"kafka": 9092, "redis": 6379, "clickhouse": 8123, "collector": 8080, "decisions": 8081, "gauge": 8082}
+DEFAULT_PORTS = {"kafka": 9092, "redis": 6379, "clickhouse": 8123, "collector": 8080, "decisions": 8081, "gauge": 8082}
 DEMO_SOURCE, DEMO_SITE = "demo", "shop.example"
 
 PrintLine = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
-class HouseOptions:
+class StackOptions:
     """Options of `headwater up`. An address replaces a server of our own; a port is used exactly."""
 
     state_dir: Path = Path(".headwater")
@@ -42,10 +42,10 @@ class HouseOptions:
     consent_workers: int = 1
 
 
-class House:
+class EmbeddedStack:
     """One installation: claims its state folder, starts and supervises all services, stops them on exit."""
 
-    def __init__(self, options: HouseOptions, print_line: PrintLine) -> None:
+    def __init__(self, options: StackOptions, print_line: PrintLine) -> None:
         self.options = options
         self._print_line = print_line
         self.state = StateDir(options.state_dir)
@@ -84,7 +84,7 @@ class House:
         if not (os.environ.get("HEADWATER_SECRET") or os.environ.get("HEADWATER_SECRET_FILE")):
             self.state.secret("secret")
         ops_token = os.environ.get("HEADWATER_OPS_TOKEN") or self.state.secret("ops-token", nbytes=16)
-        self.house: dict[str, Any] = {
+        self.addresses: dict[str, Any] = {
             "kafka": self.options.kafka or f"{LOOPBACK}:{self._ports['kafka']}",
             "redis": self.options.redis or f"redis://{LOOPBACK}:{self._ports['redis']}/0",
             # The loader and the commands use ClickHouse's user of that name, whose queries have their own slots.
@@ -95,22 +95,22 @@ class House:
             # Only this machine reaches the collector, so senders may name the visitor's region.
             "region_header": "X-Headwater-Region",
         }
-        self.settings = load_settings(state_dir=self.state.path, ops_token=SecretStr(ops_token), **self.house)
+        self.settings = load_settings(state_dir=self.state.path, ops_token=SecretStr(ops_token), **self.addresses)
         _ = self.settings.master  # a secret that is too short fails here, not in five services
         self._ensure_demo_key()
         # Written after every check: other commands rely on this file.
-        self.state.write_house({**self.house, "ops_token": ops_token})
+        self.state.write_house({**self.addresses, "ops_token": ops_token})
         self.environment = {
             "HEADWATER_STATE_DIR": str(self.state.path),
             "HEADWATER_OPS_TOKEN": ops_token,
             "TYPER_STANDARD_TRACEBACK": "1",  # logs are read line by line: no boxes
-            **{f"HEADWATER_{name.upper()}": value for name, value in self.house.items()},
+            **{f"HEADWATER_{name.upper()}": value for name, value in self.addresses.items()},
         }
         self.supervisor = Supervisor(self._build_parts(), self._print_line, self.state.write_services, self.state.disk_warning)
 
     def _port_names(self) -> list[str]:
         addresses = {"kafka": self.options.kafka, "redis": self.options.redis, "clickhouse": self.options.clickhouse}
-        servers = [name for name in USUAL_PORTS if not addresses.get(name)]
+        servers = [name for name in DEFAULT_PORTS if not addresses.get(name)]
         consent = (f"consent-{n}" for n in range(self.options.consent_workers))
         workers = [*consent, "identity", "bandit", "warehouse", "upkeep"]
         return [*servers, *(f"{worker} metrics" for worker in workers)]
@@ -124,7 +124,7 @@ class House:
                     f"--{name}-port another (without it, a free one is chosen)"
                 )
             return requested
-        for port in (USUAL_PORTS.get(name, 0), remembered):
+        for port in (DEFAULT_PORTS.get(name, 0), remembered):
             if port and port not in self._ports.values() and is_free(port):
                 return port
         # A remembered or default port may be free but reserved for another service.
