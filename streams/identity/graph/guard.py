@@ -64,7 +64,7 @@ class RebuildGuard:
             self._begin()
 
     def _begin(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="identity-rebuild", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="mender", daemon=True)
         self._thread.start()
 
     def _report_degraded(self, reason: str) -> None:
