@@ -43,7 +43,7 @@ class RepairLock:
 
     def acquire(self, patience_s: float = PATIENCE_S) -> None:
         """Wait for the lock. ConfigError where another repair holds it."""
-        self._consumer.subscribe([TOPIC], on_assign=self._assigned, on_revoke=self._revoked, on_is_lost=self._revoked)
+        self._consumer.subscribe([TOPIC], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
         deadline = time.monotonic() + patience_s
         while not self._is_held:
             if time.monotonic() > deadline:
