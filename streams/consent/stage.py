@@ -14,7 +14,7 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, schema_id
 from schemas.registry import Registry
 from streams.consent.decision.audit import ChainHead
-from streams.consent.decision.decision_cache import MAX_BYTES, DecisionCache, EventContext, StateValues, KnownVisitor
+from streams.consent.decision.decision_cache import MAX_BYTES, DecisionCache, EventContext, KnownVisitor, StateValues
 from streams.consent.decision.event_head import EventHead
 from streams.consent.decision.outcome_counts import MINUTE_MS, OutcomeCounts
 from streams.consent.formats.evidence import SignalReader

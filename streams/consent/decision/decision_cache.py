@@ -290,7 +290,7 @@ __all__ = [
     "EncodedDecision",
     "EventContext",
     "EventSignals",
+    "KnownVisitor",
     "OutcomeKey",
     "StateValues",
-    "KnownVisitor",
 ]
