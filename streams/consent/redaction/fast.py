@@ -209,9 +209,7 @@ class Rewriter:
             changes.append(FieldChange(at, at, self._reduced_signals(self._fields[at], applied)))
         if applied:
             cleaned = [at for at in remaining if self._fields[at].holds_text and self._fields[at].name not in UNCLEANED]
-            changes += [
-                FieldChange(first, last, *self._cleaned(first, last, applied)) for first, last in self._text_runs(cleaned)
-            ]
+            changes += [self._cleaned(first, last, applied) for first, last in self._text_runs(cleaned)]
         return _merged(sorted(changes, key=lambda change: change.first))
 
     def _text_runs(self, places: Iterable[int]) -> list[tuple[int, int]]:
