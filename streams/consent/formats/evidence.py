@@ -129,7 +129,9 @@ class SignalReader:
             for number, evaluate in enumerate(signal_format.evaluators(event), 1)
         ]
         results = {
-            name: {which: result for which, evaluate in evaluators if (result := evaluate(purpose, name)) is not None}
+            name: {
+                format_name: result for format_name, evaluate in evaluators if (result := evaluate(purpose, name)) is not None
+            }
             for name, purpose in self._policy.purposes.items()
         }
         if event.signals.unmapped_refusal and self._policy.signals.unmapped_refusals_deny:

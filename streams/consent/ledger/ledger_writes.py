@@ -50,6 +50,16 @@ class ChangeSource(NamedTuple):
     gvl: int = 0
 
 
+class DeniedEvents(NamedTuple):
+    """What events that lost something are counted by, for the audit."""
+
+    site: str
+    minute: int
+    """Its start, milliseconds UTC."""
+    outcome: str
+    reasons: str
+
+
 class LedgerWrites:
     """Collects the records of one batch; `outputs` ends the collection."""
 
@@ -61,7 +71,7 @@ class LedgerWrites:
         self.states: dict[str, Times] = {}
         """Changed states, by key."""
         self._outputs: dict[str, list[Output]] = {}
-        self._denied: Counter[tuple[str, int, str, str]] = Counter()
+        self._denied: Counter[DeniedEvents] = Counter()
 
     def audit_policy(self, at: int) -> None:
         """Record that this policy is in force from now on. `at`: milliseconds UTC."""
@@ -117,13 +127,17 @@ class LedgerWrites:
 
     def count_denied(self, site: str, start: int, action: Action, reasons: str, n: int) -> None:
         """Count events that lost fields or were dropped, for the audit."""
-        self._denied[site, start, action.value, reasons] += n
+        self._denied[DeniedEvents(site, start, action.value, reasons)] += n
 
     def outputs(self) -> Mapping[str, list[Output]]:
         """All records by topic, with the new head of the audit chain."""
-        for (site, start, outcome, reasons), n in self._denied.items():
-            fields = {"kind": "denied", "site": site, "minute": start, "outcome": outcome, "reasons": reasons, "n": n}
-            self._audit({**fields, "method": "event"})
+        for denied, n in self._denied.items():
+            self._audit(
+                {
+                    "kind": "denied", "site": denied.site, "minute": denied.minute, "outcome": denied.outcome,
+                    "reasons": denied.reasons, "n": n, "method": "event",
+                }
+            )  # fmt: skip
         if AUDIT in self._outputs:
             self._append(HEADS, str(self._partition), {"chain": self._partition, **self.head._asdict()}, self._partition)
         return self._outputs

@@ -6,7 +6,7 @@ The results equal those of `reference.py` on decoded records, several times fast
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from functools import lru_cache
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
@@ -31,12 +31,8 @@ from streams.consent.redaction.reference import (
 
 Change = Callable[[bytes], bytes]
 """The bytes of a field -> the bytes that are written instead."""
-Plan = list[tuple[int, int, Change | bytes, Set[bytes]]]
-"""(first field, last field, constant bytes or a change of theirs, bytes that are known to stay unchanged), in order."""
 Ends = Sequence[int]
 """The offset behind each field of an event."""
-
-
 NONE: Set[bytes] = frozenset()
 MAX_CACHED = 1_024
 MAX_CACHED_BYTES = 1_024
@@ -46,6 +42,22 @@ VARYING = ("signals", "page_url", "page_title", "page_referrer", "properties")
 """Fields that are cleaned alone: their neighbours repeat more often without them."""
 MAX_CLEAN, MAX_CLEAN_BYTES, MAX_CLEAN_SIGNALS_BYTES = 2_048, 512, 4_096
 """How many values of a field are remembered as clean, and their largest size in bytes; of signals, in bytes."""
+
+
+class FieldChange(NamedTuple):
+    """What is written for neighbouring fields."""
+
+    first: int
+    """Number of the first field."""
+    last: int
+    change: Change | bytes
+    """Always the same bytes, or a function of theirs."""
+    unchanged: Set[bytes] = NONE
+    """Bytes that `change` is known to leave as they are."""
+
+
+Plan = list[FieldChange]
+"""In the order of fields."""
 
 
 class Datum:
@@ -153,7 +165,7 @@ class Rewriter:
         return data
 
     def _rest(self, value: bytes) -> bytes:
-        return self._apply(value, self._checked_ends(value, None), [(0, 0, b"", NONE), *self._anonymises])
+        return self._apply(value, self._checked_ends(value, None), [FieldChange(0, 0, b""), *self._anonymises])
 
     def _cache_rest(self, value: bytes, parts: tuple[Any, ...]) -> bytes | None:
         try:
@@ -191,16 +203,16 @@ class Rewriter:
     def _plan_strip(self, mask: int) -> Plan:
         denied = set(self._shape.denied(self._policy, mask))
         applied = cleaners(mask, self._click_ids)
-        changes: Plan = [(at, at, field.empty, NONE) for at, field in enumerate(self._fields) if field.name in denied]
+        changes: Plan = [FieldChange(at, at, field.empty) for at, field in enumerate(self._fields) if field.name in denied]
         remaining = [at for at, field in enumerate(self._fields) if field.name not in denied]
         if not mask & BITS["analytics"] and SIGNALS not in denied:
             at = list(self._shape.purposes).index(SIGNALS)
             remaining.remove(at)
-            changes.append((at, at, self._reduced_signals(self._fields[at], applied), NONE))
+            changes.append(FieldChange(at, at, self._reduced_signals(self._fields[at], applied)))
         if applied:
             cleaned = [at for at in remaining if self._fields[at].holds_text and self._fields[at].name not in UNCLEANED]
-            changes += [(first, last, *self._cleaned(first, last, applied)) for first, last in self._text_runs(cleaned)]
-        return _merged(sorted(changes, key=lambda change: change[0]))
+            changes += [self._cleaned(first, last, applied) for first, last in self._text_runs(cleaned)]
+        return _merged(sorted(changes, key=lambda change: change.first))
 
     def _text_runs(self, places: Iterable[int]) -> list[tuple[int, int]]:
         """Neighbouring fields that are cleaned together, as (first, last)."""
@@ -208,8 +220,8 @@ class Rewriter:
         together = _runs(at for at in places if at not in alone)
         return [*together, *((at, at) for at in places if at in alone)]
 
-    def _cleaned(self, first: int, last: int, applied: Sequence[ClickIds]) -> tuple[Change, Set[bytes]]:
-        """A change that removes click ids and tokens from neighbouring fields, and the bytes it has found clean."""
+    def _cleaned(self, first: int, last: int, applied: Sequence[ClickIds]) -> FieldChange:
+        """Removal of click ids and tokens from neighbouring fields; clean bytes are remembered."""
         fields = FieldRun(self._fields[first : last + 1])
         # A visitor's consent string is long, and comes with each event.
         limit = MAX_CLEAN_SIGNALS_BYTES if self._fields[first].name == SIGNALS else MAX_CLEAN_BYTES
@@ -226,7 +238,7 @@ class Rewriter:
                 clean.add(data)
             return data
 
-        return change, clean
+        return FieldChange(first, last, change, clean)
 
     def _reduced_signals(self, field: "ContractField", applied: Sequence[ClickIds]) -> Change:
         def change(data: bytes) -> bytes:
@@ -243,11 +255,11 @@ class Rewriter:
         changes: Plan = []
         for place, field in enumerate(self._fields[1:], start=1):
             if field.name == COUNTRY:
-                changes.append((place, place, self._to_country(field), NONE))
+                changes.append(FieldChange(place, place, self._to_country(field)))
             elif field.name in HOURS:
-                changes.append((place, place, self._to_hour(field), NONE))
+                changes.append(FieldChange(place, place, self._to_hour(field)))
             elif field.name not in self._policy.anonymous_fields:
-                changes.append((place, place, field.empty, NONE))
+                changes.append(FieldChange(place, place, field.empty))
         return _merged(changes)
 
     def _to_country(self, field: ContractField) -> Change:
@@ -295,10 +307,15 @@ def _runs(places: Iterable[int]) -> list[tuple[int, int]]:
 def _merged(changes: Plan) -> Plan:
     """The plan with neighbouring constants joined."""
     plan: Plan = []
-    for first, last, change, unchanged in changes:
-        begin, end, before, _ = plan[-1] if plan else (0, -2, b"", NONE)
-        if end == first - 1 and isinstance(before, bytes) and isinstance(change, bytes):
-            plan[-1] = (begin, last, before + change, NONE)
+    for following in changes:
+        before = plan[-1] if plan else None
+        if (
+            before is not None
+            and before.last == following.first - 1
+            and isinstance(before.change, bytes)
+            and isinstance(following.change, bytes)
+        ):
+            plan[-1] = FieldChange(before.first, following.last, before.change + following.change)
         else:
-            plan.append((first, last, change, unchanged))
+            plan.append(following)
     return plan

@@ -6,8 +6,6 @@ from streams.consent.formats.gpp.gpp_string import (
     GppString,
     InvalidGpp,
     decode,
-    sale_and_sharing,
-    stated_value,
 )
 from streams.consent.formats.gpp.us_privacy import parse_us_privacy
 from streams.consent.formats.gpp.us_sections import UsSection, evaluate_us_section
@@ -22,6 +20,4 @@ __all__ = [
     "evaluate_canadian_section",
     "evaluate_us_section",
     "parse_us_privacy",
-    "sale_and_sharing",
-    "stated_value",
 ]

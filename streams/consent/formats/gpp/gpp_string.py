@@ -7,11 +7,10 @@ the sections. The European section is returned as the TC string that it is.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from streams.consent.formats.consent_value import ConsentValue, strictest
 from streams.consent.formats.gpp.bits import UnreadableSection, check_end, read_ranges, unread_bits
-from streams.consent.formats.gpp.canada import CanadianSection, evaluate_canadian_section, read_canadian_section
-from streams.consent.formats.gpp.us_privacy import USP, parse_us_privacy
-from streams.consent.formats.gpp.us_sections import LAYOUTS, UsSection, evaluate_us_section, read_us_section
+from streams.consent.formats.gpp.canada import CanadianSection, read_canadian_section
+from streams.consent.formats.gpp.us_privacy import USP
+from streams.consent.formats.gpp.us_sections import LAYOUTS, UsSection, read_us_section
 from streams.consent.formats.tc_string import SHORTEST, InvalidTcString, Segment
 
 LONGEST = 8_192
@@ -25,8 +24,6 @@ HEADER = 0
 """Stands for the header, or the number of its sections, where section ids are listed."""
 TCF_EU, TCF_CA, USP_V1 = 2, 5, 6
 HEADER_TYPE, HEADER_VERSION = 3, 1
-ADVERTISING_PURPOSES = (2, 3, 4, 5, 6, 7)
-"""TCF purposes of selecting, profiling for, personalising and measuring advertising and content."""
 MISSING_TC_STRING = "~"
 """Stands for a European section that the header announces and the string lacks: it denies as a broken one does."""
 
@@ -125,21 +122,4 @@ def _section_ids(header: str) -> list[int]:
     return ids
 
 
-def stated_value(gpp: GppString) -> ConsentValue:
-    """The strictest value of all readable sections about sale, sharing and advertising."""
-    words = [evaluate_us_section(section) for section in gpp.us]
-    words.append(parse_us_privacy(gpp.usp))
-    if gpp.canada is not None:
-        words.append(evaluate_canadian_section(gpp.canada, ADVERTISING_PURPOSES))
-    return strictest(words)
-
-
-def sale_and_sharing(gpp: GppString) -> ConsentValue:
-    """Whether personal data may be sold, shared or used for advertising.
-
-    A section that cannot be read may hold an objection, so it denies.
-    """
-    return ConsentValue.DENY if gpp.unreadable else stated_value(gpp)
-
-
-__all__ = ["HEADER", "MISSING_TC_STRING", "GppString", "InvalidGpp", "decode", "sale_and_sharing", "stated_value"]
+__all__ = ["HEADER", "MISSING_TC_STRING", "GppString", "InvalidGpp", "decode"]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from streams.consent.formats import tc_string as tcstring
-from streams.consent.formats.consent_value import ConsentValue
+from streams.consent.formats.consent_value import ConsentValue, strictest
 from streams.consent.formats.gpp import (
     MISSING_TC_STRING,
     CanadianSection,
@@ -20,8 +20,8 @@ from streams.consent.formats.gpp import (
     UsSection,
     decode,
     evaluate_canadian_section,
-    sale_and_sharing,
-    stated_value,
+    evaluate_us_section,
+    parse_us_privacy,
 )
 from streams.consent.formats.reason import ConsentReason
 from streams.consent.formats.tc_string import InvalidTcString
@@ -30,6 +30,22 @@ from tests.streams.consent.strings import tc_string
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[3] / "golden/gpp/vectors.json").read_text())
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 US_IDS = range(7, 28)
+ADVERTISING_PURPOSES = (2, 3, 4, 5, 6, 7)
+"""TCF purposes of selecting, profiling for, personalising and measuring advertising and content."""
+
+
+def stated_value(gpp: GppString) -> ConsentValue:
+    """The strictest value of all readable sections about sale, sharing and advertising."""
+    values = [evaluate_us_section(section) for section in gpp.us]
+    values.append(parse_us_privacy(gpp.usp))
+    if gpp.canada is not None:
+        values.append(evaluate_canadian_section(gpp.canada, ADVERTISING_PURPOSES))
+    return strictest(values)
+
+
+def sale_and_sharing(gpp: GppString) -> ConsentValue:
+    """The same; a section that cannot be read may hold an objection, so it denies."""
+    return ConsentValue.DENY if gpp.unreadable else stated_value(gpp)
 
 
 def section_of(fields: list[Any]) -> UsSection:

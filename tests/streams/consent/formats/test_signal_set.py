@@ -247,7 +247,7 @@ def test_adding_a_refusal_never_adds_a_grant(signals: dict[str, str], refusal: t
 
 
 ANY_JSON: Any = st.recursive(
-    st.none() | st.integers(2) | st.floats(1.5, 1e300) | st.text("xyz?", min_size=1, max_size=5),
+    st.none() | st.integers(2) | st.floats(1.5, 1e300) | st.text("wxz?", min_size=1, max_size=5),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text("abc", min_size=1, max_size=3), inner, max_size=2),
     max_leaves=4,
 )
