@@ -34,6 +34,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     help="Erase a person, export what is held of her, verify it; see requests; forget who was not seen for long.",
+    rich_markup_mode=None,
 )
 app.command("status", epilog="Example: headwater privacy status --json")(status_command)
 

@@ -22,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Lint, compare, show and publish the Avro contracts.",
     epilog="Example: headwater contracts lint",
+    rich_markup_mode=None,
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -19,7 +19,11 @@ TIMEOUT_S = 30.0
 CONNECT_S = 10.0
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Create and check Kafka topics.", epilog="Example: headwater topics apply"
+    add_completion=False,
+    no_args_is_help=True,
+    help="Create and check Kafka topics.",
+    epilog="Example: headwater topics apply",
+    rich_markup_mode=None,
 )
 
 

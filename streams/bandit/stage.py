@@ -38,9 +38,9 @@ class BanditStage:
     """See the module. Learning needs Kafka only; the publisher writes snapshots to Redis for decisions."""
 
     name = "bandit"
-    inputs = (RESOLVED, OUTCOMES, REQUESTS)
-    broadcast = (EXPERIMENTS, STATS, SNAPSHOTS)
-    restore = (STATS, UNITS)
+    inputs: tuple[str, ...] = (RESOLVED, OUTCOMES, REQUESTS)
+    broadcast: tuple[str, ...] = (EXPERIMENTS, STATS, SNAPSHOTS)
+    restore: tuple[str, ...] = (STATS, UNITS)
 
     def __init__(self, registry: Registry, token_key: bytes, publisher: Publisher, metrics: Metrics) -> None:
         self._registry = registry

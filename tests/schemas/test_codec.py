@@ -15,6 +15,7 @@ from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import HEADER_BYTES, Contract, HeadReader, Record, Undecodable, decode, encode, schema_id
 from schemas.fast.flat_encoder import flat_record_encoder
 from schemas.registry import Registry, UnknownContract
+from tests.support.scale import examples
 
 REGISTRY = Registry(PACKAGED_CONTRACTS)
 RAW = REGISTRY.latest("events.raw")
@@ -99,7 +100,7 @@ def survives(value: bytes) -> None:
         assert set(record) <= set(contract.names)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=SLOW)
 @given(records("events.raw"), st.data())
 def test_damaged_bytes_never_hurt(record: dict[str, Any], data: st.DataObject) -> None:
     """A flipped bit, a cut or an inserted byte raises Undecodable or reads as a record, nothing else."""
@@ -115,7 +116,7 @@ def test_damaged_bytes_never_hurt(record: dict[str, Any], data: st.DataObject) -
     survives(bytes(value))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=SLOW)
 @given(st.binary(max_size=200))
 def test_noise_never_hurts(noise: bytes) -> None:
     """Neither do bytes that never were a record, with a header or without."""

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.compatibility import breaking_changes, breaking_lock_changes
+from tests.support.scale import examples
 
 TYPES: tuple[Any, ...] = (
     "string",
@@ -50,7 +51,7 @@ def avro_says(reader: dict[str, Any], writer: dict[str, Any]) -> bool:
     return bool(result.compatibility is SchemaCompatibilityType.compatible)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(FIELDS, FIELDS)
 def test_what_we_allow_avro_allows_in_both_directions(
     old_fields: list[dict[str, Any]], new_fields: list[dict[str, Any]]

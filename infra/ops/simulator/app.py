@@ -31,7 +31,7 @@ POLL_S = 0.25
 WIDTH = 48
 SNAPSHOT_S = 60.0
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command(epilog="Example: headwater simulate --events 5000 --seed 7 --ledger ledger.jsonl")

@@ -41,6 +41,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     help="Explain what the consent policy does with an event, or with recorded ones; vendor lists; verify the audit.",
+    rich_markup_mode=None,
 )
 
 

@@ -14,6 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Import and list Global Vendor Lists (IAB TCF).",
     epilog="Example: headwater consent gvl import vendor-list.json",
+    rich_markup_mode=None,
 )
 
 

@@ -32,6 +32,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     help="Inspect the identity graph, explain why ids are linked, take an id out; compare the graph with its log, rebuild it.",
+    rich_markup_mode=None,
 )
 
 NAMES = {"0": "user", "1": "device", "2": "cookie", "3": "e-mail or phone"}

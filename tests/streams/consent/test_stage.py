@@ -23,6 +23,7 @@ from streams.consent.policy import PACKAGED, Policy, load_policy, parse_policy
 from streams.consent.stage import AUDIT, CONSENTED, RAW, ConsentDependencies, ConsentStage
 from streams.runtime.stage import Batch, CountCell, Outcome
 from tests.streams.consent.events import ANALYTICS, MARKETING, PERSONALIZATION, raw
+from tests.support.scale import examples
 
 REGISTRY = Registry(PACKAGED_CONTRACTS)
 POLICY = load_policy(PACKAGED)
@@ -118,7 +119,7 @@ ODD: list[bytes | None] = [
 ]  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.sampled_from(ODD), min_size=6 * MIN_BATCH, max_size=6 * MIN_BATCH))
 def test_events_read_together_leave_as_they_do_alone(values: list[bytes | None]) -> None:
     """The outputs of a batch equal those of its events alone, whatever events are between them."""

@@ -18,6 +18,7 @@ from tests.streams.identity.crashing import (
     World,
     groups_of,
 )
+from tests.support.scale import examples
 
 PEOPLE = 4
 OWN = {
@@ -75,7 +76,7 @@ def oracle(events: list[Nodes]) -> set[frozenset[str]]:
 
 
 @given(worlds(PEACEFUL, InterruptedStore))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_the_graph_is_the_oracles_and_so_is_its_log(case: tuple[list[Nodes], World]) -> None:
     """Components and roots are right in the store and by the log; the smallest node is the root."""
     events, world = case
@@ -88,7 +89,7 @@ def test_the_graph_is_the_oracles_and_so_is_its_log(case: tuple[list[Nodes], Wor
 
 
 @given(worlds(CONFLICTED, InterruptedStore) | worlds(CONFLICTED, TightStore))
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 def test_no_profile_has_two_users(case: tuple[list[Nodes], World]) -> None:
     """With conflicts too, no profile has two users, the log equals the store, and no event is lost."""
     events, world = case
@@ -114,7 +115,7 @@ def test_no_profile_has_two_users(case: tuple[list[Nodes], World]) -> None:
 
 
 @given(worlds(CONFLICTED, InterruptedStore))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_an_event_passes_once(case: tuple[list[Nodes], World]) -> None:
     """Of a duplicate pair exactly one event passes, on any partitions and with any crash."""
     _, world = case
@@ -122,7 +123,7 @@ def test_an_event_passes_once(case: tuple[list[Nodes], World]) -> None:
 
 
 @given(worlds(CONFLICTED, InterruptedStore))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_a_rebuilt_graph_goes_on_as_the_old_one(case: tuple[list[Nodes], World]) -> None:
     """A store filled from the log resolves every event as the live one."""
     events, world = case

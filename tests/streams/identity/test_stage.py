@@ -23,6 +23,7 @@ from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch, CountCell, Outcome
 from tests.streams.identity.line import REGISTRY, T, event
+from tests.support.scale import examples
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
 U1, U2 = "0" + "1" * 32, "0" + "2" * 32
@@ -68,7 +69,7 @@ def partition_of(slots: dict[str, Slot], nodes: Sequence[str]) -> set[frozenset[
 
 
 @given(WORLD, st.randoms(use_true_random=False), st.integers(1, 10))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_any_order_batching_and_worker_gives_one_partition(world: list[list[str]], rng: random.Random, size: int) -> None:
     """Shuffled, duplicated and cut into batches over two crashing workers, the components are the same."""
     straight = MemoryGraphStore()

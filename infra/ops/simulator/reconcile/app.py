@@ -27,7 +27,7 @@ FIELDS = ("expected", "observed", *FAULTS)
 REPORT_NAMES = {"observed": "found", "effective": "kept"}
 """Field -> its name in the report, where they differ."""
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command(epilog="Example: headwater reconcile --ledger ledger.jsonl --timeout 120")

@@ -17,6 +17,7 @@ from streams.bandit.snapshots.kernel import (
     probability_best,
     uniform,
 )
+from tests.support.scale import examples
 
 POSTERIORS = [
     [(1.0, 1.0), (1.0, 1.0), (1.0, 1.0)],
@@ -46,7 +47,7 @@ def test_two_arms_agree_with_the_closed_form() -> None:
     assert probability_best([(3.0, 1.0), (5.0, 1.0)])[0] == pytest.approx(3 / 8, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.tuples(positive, positive), min_size=2, max_size=8), st.randoms())
 def test_the_order_of_arms_does_not_matter(posteriors: list[tuple[float, float]], rng: object) -> None:
     """Whatever the posteriors, the result is a distribution and follows its arms when they are reordered."""

@@ -26,6 +26,7 @@ from streams.consent.formats.gpp import (
 from streams.consent.formats.reason import ConsentReason
 from streams.consent.formats.tc_string import InvalidTcString
 from tests.streams.consent.strings import tc_string
+from tests.support.scale import examples
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[3] / "golden/gpp/vectors.json").read_text())
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -435,7 +436,7 @@ def test_no_truncation_hides_a_european_section(text: str, data: st.DataObject) 
     assert tc
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=examples(1_000), deadline=None)
 @given(STRINGS, st.data())
 def test_a_flipped_bit_changes_one_value_or_denies(text: str, data: st.DataObject) -> None:
     """A bit behind the version of a US section: the section is unreadable and denies, or one of its values is another.

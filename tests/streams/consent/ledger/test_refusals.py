@@ -18,6 +18,7 @@ from streams.runtime.stage import Batch
 from tests.streams.consent.events import raw
 from tests.streams.consent.room import DENIED, EMPTY, GRANTED, HOUR, POLICY, REGISTRY, SUBJECT, Room, T, records
 from tests.streams.consent.strings import tc_string
+from tests.support.scale import examples
 
 NOON = T // DAY_MS * DAY_MS + 12 * HOUR
 CLOCK = datetime.fromtimestamp(NOON / 1000, UTC)
@@ -236,7 +237,7 @@ CHOICES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(CHOICES, st.randoms(use_true_random=False))
 def test_the_order_in_which_choices_arrive_does_not_matter(choices: list[Choice], random: Random) -> None:
     """States and later decisions do not depend on the order of choices, by any channel."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from streams.consent.policy import PACKAGED, load_policy
 from streams.consent.redaction.click_ids import ClickIds
+from tests.support.scale import examples
 
 CLEANER = ClickIds(load_policy(PACKAGED).click_ids)
 SAFE = st.text("abcdefghijkmnopqrstuvwxyz0123456789-_.", min_size=6, max_size=20)
@@ -121,7 +122,7 @@ def test_every_place_in_every_spelling(place: str, escape: str) -> None:
 CHAINS = st.lists(st.sampled_from(["percent", "percent, all", "escape()", "JSON", "HTML"]), max_size=4)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.sampled_from(HIDING_PLACES), NAMES, CHAINS, st.integers(4, 500))
 def test_escapes_after_one_another_and_a_cut(place: str, name: str, chain: list[str], size: int) -> None:
     """An id is removed through four escapes of different kinds, also from a text that ends somewhere behind it."""
@@ -249,7 +250,7 @@ def test_any_text_is_survived(text: str) -> None:
     CLEANER.clean_map({"p": text, "q": "[" + text})
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(PIECES | st.text(max_size=60))
 def test_the_quick_check_misses_nothing(text: str) -> None:
     """A text that passes the quick check is unchanged as a text, as a key and as JSON."""

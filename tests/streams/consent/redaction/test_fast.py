@@ -19,6 +19,7 @@ from streams.consent.redaction.click_ids import ClickIds
 from streams.consent.redaction.decoded_text import FOREIGN
 from streams.consent.redaction.fast import Rewriter
 from streams.consent.redaction.reference import ContractShape, anonymise, strip
+from tests.support.scale import examples
 
 REGISTRY = Registry(PACKAGED_CONTRACTS)
 RAW = REGISTRY.latest("events.raw")
@@ -96,7 +97,7 @@ def test_anonymising_bytes_is_anonymising_the_record(event: dict[str, Any]) -> N
     assert RAW.header + REWRITER.anonymise(value, "0" * 32) == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(EVENTS, min_size=1, max_size=3), st.integers(0, 7))
 def test_many_are_rewritten_as_each_alone(events: list[dict[str, Any]], mask: int) -> None:
     """Results do not depend on whether ends were found together, nor on what is cached."""

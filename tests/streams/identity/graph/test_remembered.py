@@ -20,6 +20,7 @@ from streams.identity.stage import IdentityStage
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.line import REGISTRY, T, event
 from tests.streams.identity.test_stage import ALIAS, C1, C2, C3, D1, U1, U2, batch, commit, resolved, stage
+from tests.support.scale import examples
 
 NODES = [f"{tier}{n:032x}" for tier, most in (("0", 2), ("1", 2), ("2", 3), ("3", 1)) for n in range(most)]
 EVENTS = st.lists(
@@ -86,7 +87,7 @@ class World:
 
 
 @given(STEPS, st.booleans(), st.sampled_from([2, 200_000]), st.sampled_from([3, 100_000]))
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=examples(250))
 def test_what_is_remembered_changes_nothing(
     steps: Sequence[tuple[str, Any]], confirmed: bool, slots: int, combinations: int
 ) -> None:

@@ -33,6 +33,7 @@ from tests.streams.identity.crashing import (
 )
 from tests.streams.identity.line import REGISTRY, T, event, revocation
 from tests.streams.identity.test_crashes import CONFLICTED, NODES, PEACEFUL, PLANS, oracle, spread
+from tests.support.scale import examples
 
 USER, OTHER_USER = "0" + "a" * 32, "0" + "b" * 32
 PHONE, LAPTOP, TABLET, KIOSK = (f"2{n:02x}" + "d" * 30 for n in range(4))
@@ -290,7 +291,7 @@ def refusal_worlds(
 
 
 @given(refusal_worlds(PEACEFUL, InterruptedStore) | refusal_worlds(PEACEFUL, WatchedStore))
-@settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(500), suppress_health_check=[HealthCheck.too_slow])
 def test_whoever_is_linked_in_the_end_has_heard(case: tuple[list[Nodes], list[Withdrawal], World]) -> None:
     """Whatever crashes or overtakes, exactly the nodes of the oracle's component are signalled."""
     events, withdrawals, world = case
@@ -302,7 +303,7 @@ def test_whoever_is_linked_in_the_end_has_heard(case: tuple[list[Nodes], list[Wi
 
 
 @given(refusal_worlds(CONFLICTED, InterruptedStore) | refusal_worlds(CONFLICTED, TightStore))
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(300), suppress_health_check=[HealthCheck.too_slow])
 def test_demotions_hide_nothing(case: tuple[list[Nodes], list[Withdrawal], World]) -> None:
     """With conflicts too, all that is linked in the end is signalled; ids shared from the start are not."""
     _, withdrawals, world = case
@@ -341,7 +342,7 @@ def test_who_takes_what_it_remembered_for_signalled_loses_refusals() -> None:
     *_, world = find(
         refusal_worlds(PEACEFUL, SureStore),
         lambda case: bool(missing_signals(case[2], case[1], lambda at: find_component(case[2].store, at).live)),
-        settings=settings(deadline=None, max_examples=2_000, suppress_health_check=[HealthCheck.too_slow]),
+        settings=settings(deadline=None, max_examples=examples(2_000), suppress_health_check=[HealthCheck.too_slow]),
     )
     assert world.store.refusals_by_node
 
@@ -464,7 +465,7 @@ def test_a_refusal_and_a_link_in_any_turns() -> None:
 
 
 @given(st.lists(st.integers(0, 2), max_size=60), st.sampled_from([PHONE, LAPTOP]))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_two_links_and_a_refusal_in_any_turns(turns: list[int], subject: str) -> None:
     """Two links by two workers, in any order of calls: the refusal reaches the other end."""
     links = [(CONSENTED, [event(90, sorted([LAPTOP, TABLET]))]), (CONSENTED, [event(91, sorted([EMAIL, USER]))])]

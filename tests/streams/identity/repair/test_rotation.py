@@ -38,6 +38,7 @@ from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.crashing import InterruptedStore, Nodes, Plan, World, groups_of
 from tests.streams.identity.line import REGISTRY, Line, T, event, revocation
 from tests.streams.identity.test_crashes import PLANS, spread
+from tests.support.scale import examples
 
 SECRET = Secret("for tests only, forty characters long...")
 ALIAS = alias(SECRET)
@@ -66,7 +67,7 @@ EVENTS = st.lists(st.integers(0, PEOPLE - 1).flatmap(event_of), min_size=1, max_
 
 
 @given(EVENTS, st.integers(1, 4), PLANS, st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=examples(400))
 def test_both_names_of_a_user_are_one_profile(events: list[Nodes], workers: int, plan: Plan, rng: random.Random) -> None:
     """With any number of workers that crash at any write, events with both names join them for good, and nobody else is merged.
 

@@ -16,6 +16,7 @@ from streams.identity.graph.union_find import SHARED, Events, GraphView, Nodes, 
 from streams.identity.nodes import alias
 from streams.identity.repair.split import ComponentTree, ProfileRewrite, connected_parts, plan_split
 from streams.identity.repair.splitting import SlotLogger, SplitJournal, plan_next_split, read_tree, split_node
+from tests.support.scale import examples
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
 U1, U2 = "0" + "1" * 32, "0" + "2" * 32
@@ -86,7 +87,7 @@ def test_users_are_in_parts_of_their_own(world: list[Nodes]) -> None:
 
 
 @given(WORLD, st.sampled_from(NODES))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_the_rest_is_what_other_evidence_links(world: list[Nodes], node: str) -> None:
     """The node is demoted, the others are linked as the oracle says; a second run does nothing."""
     store, log = linked(*world), dict[str, Slot]()
@@ -111,7 +112,7 @@ def test_the_rest_is_what_other_evidence_links(world: list[Nodes], node: str) ->
 
 
 @given(WORLD, st.sampled_from(NODES), st.sampled_from(NODES))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_two_users_never_share_a_label(world: list[Nodes], first: str, second: str) -> None:
     """After two splits and a replay of all events each label belongs to one user."""
     store = linked(*world)
@@ -213,7 +214,7 @@ class Dying(MemoryGraphStore):
 
 
 @given(WORLD, st.sampled_from(NODES))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_a_split_that_was_killed_is_completed(world: list[Nodes], node: str) -> None:
     """Killed before each write in turn, the second run ends as an undisturbed one and logs the same."""
     straight, expected = linked(*world), dict[str, Slot]()

@@ -25,6 +25,7 @@ from streams.identity.repair.splitting import SlotLogger, split_node
 from streams.identity.repair.tidying import tidy
 from tests.streams.identity.repair.test_split import ALIAS, C1, C2, C3, D1, D2, U1, U2, WORLD, linked, memory_reader
 from tests.streams.identity.repair.test_split_command import SECRET, SEEN, insert, link_events
+from tests.support.scale import examples
 
 
 class MemoryEvidence:
@@ -56,7 +57,7 @@ def demoted_nodes(store: MemoryGraphStore) -> list[str]:
 
 
 @given(WORLD)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_many_at_once_are_as_one_by_one(world: list[Nodes]) -> None:
     """The result equals single splits, and a second run changes nothing."""
     together, one_by_one = linked(*world), linked(*world)

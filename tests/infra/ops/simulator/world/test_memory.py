@@ -10,6 +10,7 @@ from infra.ops.simulator.truth import ALL, ANALYTICS, MARKETING, PERSONALIZATION
 from infra.ops.simulator.world.acts import Device, SimulatedEvent, SimulatedPerson, Statement, VisitorChoice
 from infra.ops.simulator.world.memory import CHOICE_EVENT, HouseholdMemory, RaceDependent
 from tests.infra.ops.simulator.gate import Gate
+from tests.support.scale import examples
 
 PERSON = SimulatedPerson("person-1", "account-1", "one@mail.example", 1)
 FIRST = Device("cookie-1", "headwater", "DE", VisitorChoice.CMP_ALL, "agent")
@@ -127,7 +128,7 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, max_size=12))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 def test_model_and_gate_agree_on_every_household(steps: list[SimulatedEvent | Statement]) -> None:
     """Two devices of one person, any choices in any order, by event and by form, each known everywhere before the next."""
     memory, gate = HouseholdMemory(), Gate()
