@@ -11,13 +11,14 @@ STAMP := $(VENV)/.headwater-ready
 EVENTS ?= 50000
 TESTS ?=
 
-.PHONY: help setup demo test check bench bench-identity lock clean
+.PHONY: help setup demo test test-fast test-full check bench bench-identity lock clean
 
 help:
 	@echo "Headwater: a first-party event stream. The loop:"
 	@echo
 	@echo "  make demo    the whole house on this machine: $(EVENTS) simulated events (EVENTS=n), a reconciled ledger, the ops page"
 	@echo "  make test    every test, against real Kafka, Redis and ClickHouse started here (TESTS='tests/schemas -k codec' for some)"
+	@echo "  make test-fast   the tests that need no servers, while typing; make test-full   every test, property tests at full size"
 	@echo "  make check   style, types, contracts, compose file: change something, check, test, commit"
 	@echo "  make bench   how fast it is, as ratios to a hand-written loop beside it"
 	@echo "  make bench-identity   how well identities are told apart, beside four other ways, on a world whose truth is known"
@@ -48,6 +49,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	@echo "==> tests, a file at a time on each core (real Kafka, Redis and ClickHouse; the first run fetches Kafka once)"
 	@$(RUN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -ra --durations=5 $(TESTS)
+
+test-fast: $(STAMP)
+	@$(RUN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not server" $(TESTS)
+
+test-full: export HEADWATER_TESTS := full
+test-full: export HEADWATER_CANARY := full
+test-full: test
 
 check: $(STAMP)
 	@echo "==> style"

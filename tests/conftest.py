@@ -3,7 +3,9 @@
 A Redis Cluster, which takes two seconds to come together, is started once for all of them.
 """
 
+import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,26 @@ from infra.settings import PACKAGED_CONTRACTS
 
 if TYPE_CHECKING:
     from tests.support.redis_cluster import LocalCluster
+
+
+SERVERS = re.compile(
+    r"Embedded(?:Kafka|Redis|ClickHouse)|LocalCluster|StandingHouse|SmallHouse|\bplant\b|\bsubprocess\b|\bEngine\(|"
+    r"\bkafka: str|\bredis_url\b|\bclickhouse_url\b|\bredis_cluster\b|tests\.broker|tests\.house|bench\.faults|bench\.identity"
+)
+"""What a test file names when it starts a server or another process, or plays a long world."""
+
+
+@cache
+def needs_servers(file: Path) -> bool:
+    """Whether a test file, or a conftest beside it, names a server."""
+    return any(SERVERS.search(path.read_text()) for path in (file, file.with_name("conftest.py")) if path.exists())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-fast` leaves out."""
+    for item in items:
+        if needs_servers(item.path):
+            item.add_marker("server")
 
 
 @pytest.fixture(scope="module")
