@@ -74,7 +74,7 @@ class PendingEvent(NamedTuple):
 
 
 class BatchProgress:
-    """One batch of events in work."""
+    """What the stage knows of a batch of events while it decides on them."""
 
     def __init__(self, batch: Batch, partition: PartitionState, redactor: BatchRedactor) -> None:
         self.batch = batch
@@ -90,12 +90,12 @@ class BatchProgress:
         """Events whose signals were not cached."""
 
     def clear_pending(self) -> None:
-        """Begin the next chunk."""
+        """Empty the queue before the next chunk."""
         self.pending, self.missing, self.missing_others = [], set(), set()
 
 
 class ConsentStage:
-    """See the module. Broken records go to the dead tray; an unknown contract and an absent ledger are waited for."""
+    """Broken records are dead letters; for an unknown contract and an unavailable ledger the batch is retried."""
 
     name = "consent"
     inputs: tuple[str, ...] = (RAW, SIGNALS)
