@@ -185,8 +185,11 @@ class ConsentStage:
         heads = [None] * len(values) if common is None else common.head.read_many(values)
         for at, key, value, early_head in zip(positions, keys, values, heads, strict=True):
             try:
-                cache = common if early_head and common else self._find_cache(value)
-                head = early_head or cache.head.read_one(value)
+                if early_head and common:
+                    cache, head = common, early_head
+                else:
+                    cache = self._find_cache(value)
+                    head = cache.head.read_one(value)
                 context, decision = cache.decide_again(value, head, visitors.get(key))
                 if decision is None:
                     # Later events of this visitor in the batch must not overtake this one.
@@ -273,7 +276,7 @@ class ConsentStage:
     ) -> tuple[SubjectState | None, int]:
         """The state of an event's key, the event included, and the collector time until which the same signals add nothing."""
         context, signals, _ = event
-        state = partition.tables[event.scope][key]
+        state = partition.tables[context.scopes[signals.regime]][key]
         undated = signals.speaks and state is not None and state.refuses_undated
         if not (signals.learnable or undated or (signals.speaks and context.is_choice)):
             return state, NEVER
