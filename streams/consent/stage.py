@@ -74,7 +74,7 @@ class PendingEvent(NamedTuple):
 
 
 class BatchProgress:
-    """One batch of events in work."""
+    """What the stage knows of a batch of events while it decides on them."""
 
     def __init__(self, batch: Batch, partition: PartitionState, redactor: BatchRedactor) -> None:
         self.batch = batch
@@ -90,12 +90,12 @@ class BatchProgress:
         """Events whose signals were not cached."""
 
     def clear_pending(self) -> None:
-        """Begin the next chunk."""
+        """Empty the queue before the next chunk."""
         self.pending, self.missing, self.missing_others = [], set(), set()
 
 
 class ConsentStage:
-    """See the module. Broken records go to the dead tray; an unknown contract and an absent ledger are waited for."""
+    """Broken records are dead letters; for an unknown contract and an unavailable ledger the batch is retried."""
 
     name = "consent"
     inputs: tuple[str, ...] = (RAW, SIGNALS)
@@ -185,8 +185,11 @@ class ConsentStage:
         heads = [None] * len(values) if common is None else common.head.read_many(values)
         for at, key, value, early_head in zip(positions, keys, values, heads, strict=True):
             try:
-                cache = common if early_head and common else self._find_cache(value)
-                head = early_head or cache.head.read_one(value)
+                if early_head and common:
+                    cache, head = common, early_head
+                else:
+                    cache = self._find_cache(value)
+                    head = cache.head.read_one(value)
                 context, decision = cache.decide_again(value, head, visitors.get(key))
                 if decision is None:
                     # Later events of this visitor in the batch must not overtake this one.
@@ -273,7 +276,7 @@ class ConsentStage:
     ) -> tuple[SubjectState | None, int]:
         """The state of an event's key, the event included, and the collector time until which the same signals add nothing."""
         context, signals, _ = event
-        state = partition.tables[event.scope][key]
+        state = partition.tables[context.scopes[signals.regime]][key]
         undated = signals.speaks and state is not None and state.refuses_undated
         if not (signals.learnable or undated or (signals.speaks and context.is_choice)):
             return state, NEVER

@@ -183,7 +183,7 @@ class LedgerUpdater:
         own, claim, when = event.scope, event.signals.evidence.claim, self._choice_dates(event)
         refusal, grant = claim._replace(granted=NO_PURPOSES), claim._replace(denied=NO_PURPOSES)
         for node in nodes:
-            news: dict[str, dict[str, int]] = {}
+            new_times: dict[str, dict[str, int]] = {}
             for regulation, scope, choice in (
                 *(("", scope, refusal) for scope in event.scopes if claim.denied),
                 (event.signals.regime, own, grant),
@@ -192,9 +192,9 @@ class LedgerUpdater:
                 times: Times = NO_TIMES if state is None else state.times
                 newer = NO_TIMES if is_erased(times, event.time) else apply_claim(times, choice, when, event.time, False).times
                 if newer:
-                    news[regulation] = merge(news.get(regulation, NO_TIMES), newer)
+                    new_times[regulation] = merge(new_times.get(regulation, NO_TIMES), newer)
                     states[StateKey(scope, node)] = SubjectState(merge(times, newer))
-            for regulation, newer in news.items():
+            for regulation, newer in new_times.items():
                 writes.publish_state(self._source(event, own, node, max(newer.values())), own[1], regulation, newer)
 
     def _choice_dates(self, event: ConsentEvent) -> ChoiceDates:

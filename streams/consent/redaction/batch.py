@@ -53,7 +53,7 @@ class BatchRedactor:
         self.written.append(None)
 
     def write_redacted(self) -> None:
-        """Redact the deferred events, each in its place. One that cannot be decoded goes to the dead tray."""
+        """Redact the deferred events, each in its place. One that cannot be decoded is a dead letter."""
         for redact, redactions in ((self._anonymise, self._anonymised), (self._strip, self._stripped)):
             for cache, waiting in redactions.items():
                 for start in range(0, len(waiting), CHUNK):

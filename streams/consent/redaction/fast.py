@@ -41,7 +41,7 @@ HOURS, COUNTRY = ("collector_ts", "event_ts"), "region"
 VARYING = ("signals", "page_url", "page_title", "page_referrer", "properties")
 """Fields that are cleaned alone: their neighbours repeat more often without them."""
 MAX_CLEAN, MAX_CLEAN_BYTES, MAX_CLEAN_SIGNALS_BYTES = 2_048, 512, 4_096
-"""How many values of a field are remembered as clean, and their largest size in bytes; of signals, in bytes."""
+"""Cached clean values of each field: how many, and the largest in bytes; the last of signals."""
 
 
 class FieldChange(NamedTuple):
@@ -221,7 +221,7 @@ class Rewriter:
         return [*together, *((at, at) for at in places if at in alone)]
 
     def _cleaned(self, first: int, last: int, applied: Sequence[ClickIds]) -> FieldChange:
-        """Removal of click ids and tokens from neighbouring fields; clean bytes are remembered."""
+        """Removal of click ids and tokens from neighbouring fields; clean bytes are cached."""
         fields = FieldRun(self._fields[first : last + 1])
         # A visitor's consent string is long, and comes with each event.
         limit = MAX_CLEAN_SIGNALS_BYTES if self._fields[first].name == SIGNALS else MAX_CLEAN_BYTES
@@ -247,8 +247,8 @@ class Rewriter:
                 signals = cleaner.clean_map(signals)
             return field.write(known_signals(signals, self._reads))
 
-        remembered = lru_cache(MAX_CACHED)(change)
-        return lambda data: remembered(data) if len(data) <= MAX_CACHED_BYTES else change(data)
+        cached = lru_cache(MAX_CACHED)(change)
+        return lambda data: cached(data) if len(data) <= MAX_CACHED_BYTES else change(data)
 
     def _plan_anonymous(self) -> Plan:
         """The plan for all fields but the event id, which is first and always new."""
