@@ -14,12 +14,18 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, schema_id
 from schemas.registry import Registry
 from streams.consent.decision.audit import ChainHead
-from streams.consent.decision.decision_cache import MAX_BYTES, DecisionCache, EventContext, KnownVisitor, StateValues
+from streams.consent.decision.decision_cache import (
+    MAX_BYTES,
+    DecisionCache,
+    EventContext,
+    EventSignals,
+    KnownVisitor,
+    StateValues,
+)
 from streams.consent.decision.event_head import EventHead
 from streams.consent.decision.outcome_counts import MINUTE_MS, OutcomeCounts
 from streams.consent.formats.evidence import SignalReader
 from streams.consent.formats.gvl import GvlFolder
-from streams.consent.ledger.ledger import DAY_MS
 from streams.consent.ledger.ledger_updates import NEVER, SUBJECT_LENGTH, ConsentEvent, LedgerUpdater, OtherStates
 from streams.consent.ledger.ledger_writes import (
     AUDIT,
@@ -86,12 +92,14 @@ class BatchProgress:
         """States that the pending events need."""
         self.missing_others: set[StateKey] = set()
         """The same of their other identifiers."""
+        self.recent_signals: dict[bytes | None, tuple[DecisionCache, EventSignals]] = {}
+        """Signals of the last pending event of each key: long TC strings are neither measured nor hashed again."""
         self.misses = 0
         """Events whose signals were not cached."""
 
     def clear_pending(self) -> None:
         """Empty the queue before the next chunk."""
-        self.pending, self.missing, self.missing_others = [], set(), set()
+        self.pending, self.missing, self.missing_others, self.recent_signals = [], set(), set(), {}
 
 
 class ConsentStage:
@@ -227,12 +235,14 @@ class ConsentStage:
         """Queue an event, and note which stored states its decision needs. Undecodable."""
         key, value = progress.batch.keys[at], progress.batch.values[at] or b""
         _, _, region_at, time = head
-        end = cache.head.signals_end(value, region_at)
-        day, data = time // DAY_MS, value[region_at:end]
-        signals = cache.signals.get((day, data))
-        if signals is None:
-            progress.misses += 1
-            signals = cache.read_signals(day, data)
+        recent = progress.recent_signals.get(key)
+        if recent and recent[0] is cache and recent[1].apply_at(value, region_at, time):
+            signals = recent[1]
+        else:
+            signals, cached = cache.find_signals(value, region_at, time)
+            progress.misses += not cached
+            progress.recent_signals[key] = cache, signals
+        end = region_at + len(signals.data)
         event = ConsentEvent(context, signals, time)
         table: StateTable | None = None
         others: tuple[bytes, ...] = ()

@@ -122,6 +122,10 @@ class EventSignals:
     decisions_by_state: dict[StateValues, dict[int, EncodedDecision]] = field(default_factory=dict)
     """By stored state and rule."""
 
+    def apply_at(self, value: bytes, region_at: int, time: int) -> bool:
+        """Whether an event has the same signals on the same day."""
+        return self.begins <= time < self.ends and value.startswith(self.data, region_at)
+
     def decisions_for(self, values: StateValues) -> dict[int, EncodedDecision]:
         """Decisions by rule for subjects with this stored state; it may be empty."""
         return self.decisions_by_state.setdefault(values, {}) if values else self.decisions
@@ -190,7 +194,13 @@ class DecisionCache:
             encoded = decisions[context.rule] = self._encode_decision(decision, context, signals)
         return encoded
 
-    def read_signals(self, day: int, data: bytes) -> EventSignals:
+    def find_signals(self, value: bytes, region_at: int, time: int) -> tuple[EventSignals, bool]:
+        """The signals of an event for the day of its time, and whether they were cached. Undecodable."""
+        day, data = time // DAY_MS, value[region_at : self.head.signals_end(value, region_at)]
+        signals = self.signals.get((day, data))
+        return (self._read_signals(day, data), False) if signals is None else (signals, True)
+
+    def _read_signals(self, day: int, data: bytes) -> EventSignals:
         """Evaluate signals that are not cached for this day; the oldest are evicted. Undecodable."""
         fields = self.head.read_signals(data)
         evidence = self._reader.read(fields["region"], fields["signals"], day * DAY_MS)
