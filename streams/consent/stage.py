@@ -251,10 +251,10 @@ class ConsentStage:
             table = partition.table(scope)
             # A refusal is stored under every regime.
             scopes = tuple(event.scopes) if signals.refuses else (scope,)
-            progress.missing.update(StateKey(each, key) for each in scopes if key not in partition.table(each))
+            progress.missing.update((each, key) for each in scopes if key not in partition.table(each))
             if not value.startswith(signals.sole_identifier + key, region_at):
                 others = tuple(node for node in cache.head.identifiers(value, end) if node != key)
-                keys = (StateKey(each, node) for each in scopes for node in others)
+                keys = ((each, node) for each in scopes for node in others)
                 progress.missing_others.update(state_key for state_key in keys if state_key not in partition.others)
         progress.pending.append(PendingEvent(at, key, cache, event, table, others))
 
@@ -308,7 +308,7 @@ class ConsentStage:
         """The states of an event's other identifiers; the event's choice is published for them."""
         if event.signals.speaks:
             self._updater.publish_to_others(event, nodes, partition.others, writes)
-        return [(node, partition.others[StateKey(event.scope, node)]) for node in nodes]
+        return [(node, partition.others[event.scope, node]) for node in nodes]
 
     # -- the runtime's other calls
 

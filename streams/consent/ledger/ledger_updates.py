@@ -115,11 +115,11 @@ class LedgerUpdater:
             return state.mark_known(signals.number, NEVER)
         when = self._choice_dates(event)
         claim = signals.evidence.claim
-        changes = [self._apply(event, tables[scope], StateKey(scope, key), (claim, when), writes)]
+        changes = [self._apply(event, tables[scope], (scope, key), (claim, when), writes)]
         if claim.denied:
             refusal = claim._replace(granted=NO_PURPOSES)
             changes += [
-                self._apply(event, tables[other], StateKey(other, key), (refusal, when), writes)
+                self._apply(event, tables[other], (other, key), (refusal, when), writes)
                 for other in event.scopes
                 if other != scope
             ]
@@ -188,12 +188,12 @@ class LedgerUpdater:
                 *(("", scope, refusal) for scope in event.scopes if claim.denied),
                 (event.signals.regime, own, grant),
             ):
-                state = states[StateKey(scope, node)]
+                state = states[scope, node]
                 times: Times = NO_TIMES if state is None else state.times
                 newer = NO_TIMES if is_erased(times, event.time) else apply_claim(times, choice, when, event.time, False).times
                 if newer:
                     new_times[regulation] = merge(new_times.get(regulation, NO_TIMES), newer)
-                    states[StateKey(scope, node)] = SubjectState(merge(times, newer))
+                    states[scope, node] = SubjectState(merge(times, newer))
             for regulation, newer in new_times.items():
                 writes.publish_state(self._source(event, own, node, max(newer.values())), own[1], regulation, newer)
 
@@ -215,8 +215,10 @@ class LedgerUpdater:
                 broken.append((at, str(error)))
             except UnknownContract as error:
                 raise Retryable(str(error)) from error
-        keys = {StateKey(scope, record["subject"].encode()) for record in records for scope in self._scopes(record).values()}
-        self._ledger.load(batch.partition, {key for key in keys if key.subject not in partition.table(key.scope)})
+        keys = {(scope, record["subject"].encode()) for record in records for scope in self._scopes(record).values()}
+        self._ledger.load(
+            batch.partition, {(scope, subject) for scope, subject in keys if subject not in partition.table(scope)}
+        )
         for record in records:
             partition.visitors.pop(record["subject"].encode(), None)
             self._apply_signal(record, partition, writes)

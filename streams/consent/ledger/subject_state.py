@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Self
 
 from infra.telemetry.metrics import Metrics
 from streams.consent.decision.audit import ChainHead
@@ -27,11 +27,8 @@ Scope = tuple[str, str]
 """(regulation, group of sites) that a state is stored for."""
 
 
-class StateKey(NamedTuple):
-    """What one state is stored under."""
-
-    scope: Scope
-    subject: bytes
+StateKey = tuple[Scope, bytes]
+"""What one state is stored under: scope and subject. A plain tuple, because several are made for each event."""
 
 
 class SubjectState:
@@ -86,7 +83,7 @@ class PartitionState:
         """Copy a subject's states to `others`, where events have it beside their key."""
         for scope, table in self.tables.items():
             if (scope, subject) in self.others and subject in table:
-                self.others[StateKey(scope, subject)] = table[subject]
+                self.others[scope, subject] = table[subject]
 
     def table(self, scope: Scope) -> StateTable:
         """The states of one scope."""
@@ -171,7 +168,7 @@ class LedgerCache:
         """Look up states of identifiers beside their event's key, on whatever partition, in one round trip. Retryable."""
         by_partition: dict[int, list[StateKey]] = {}
         for key in missing:
-            by_partition.setdefault(self._partition_of(key.subject), []).append(key)
+            by_partition.setdefault(self._partition_of(key[1]), []).append(key)
         if not by_partition:
             return
         stored = self._store.read_elsewhere({at: list(map(_view_name, keys)) for at, keys in by_partition.items()})
@@ -204,4 +201,5 @@ class LedgerCache:
 
 
 def _view_name(key: StateKey) -> str:
-    return state_key(*key.scope, key.subject.decode())
+    scope, subject = key
+    return state_key(*scope, subject.decode())
