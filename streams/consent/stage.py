@@ -247,12 +247,13 @@ class ConsentStage:
         table: StateTable | None = None
         others: tuple[bytes, ...] = ()
         if key is not None and len(key) == SUBJECT_LENGTH and not context.heartbeat:
-            partition, scope = progress.partition, event.scope
+            partition, scope = progress.partition, context.scopes[signals.regime]
             table = partition.table(scope)
             # A refusal is stored under every regime.
-            scopes = tuple(event.scopes) if signals.refuses else (scope,)
+            scopes = tuple(context.scopes.values()) if signals.refuses else (scope,)
             progress.missing.update((each, key) for each in scopes if key not in partition.table(each))
-            if not value.startswith(signals.sole_identifier + key, region_at):
+            sole = signals.sole_identifier
+            if not (value.startswith(sole, region_at) and value.startswith(key, region_at + len(sole))):
                 others = tuple(node for node in cache.head.identifiers(value, end) if node != key)
                 keys = ((each, node) for each in scopes for node in others)
                 progress.missing_others.update(state_key for state_key in keys if state_key not in partition.others)
@@ -308,7 +309,8 @@ class ConsentStage:
         """The states of an event's other identifiers; the event's choice is published for them."""
         if event.signals.speaks:
             self._updater.publish_to_others(event, nodes, partition.others, writes)
-        return [(node, partition.others[event.scope, node]) for node in nodes]
+        scope = event.scope
+        return [(node, partition.others[scope, node]) for node in nodes]
 
     # -- the runtime's other calls
 
