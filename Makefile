@@ -67,9 +67,9 @@ check: $(STAMP)
 	@$(RUN)/lint-imports --no-logo
 	@echo "==> contracts"
 	@$(RUN)/headwater contracts lint
-	@echo "==> compose file, names and sizes"
+	@echo "==> compose file, names, sizes, documents"
 # The schema is check-jsonschema's; its command line does not start with the click that faust-streaming allows.
-	@$(RUN)/python -m pytest tests/infra/test_compose.py tests/project/test_structure.py
+	@$(RUN)/python -m pytest tests/infra/test_compose.py tests/project/test_structure.py tests/project/test_docs.py
 	@echo "==> known vulnerabilities"
 	@$(RUN)/python infra/ops/audit.py requirements.lock
 
