@@ -37,7 +37,11 @@ class Task(NamedTuple):
         return " ".join(self.words)
 
 
-TASKS = (Task(("identity", "tidy"), DAY_S), Task(("privacy", "expire"), 7 * DAY_S))
+TASKS = (
+    Task(("identity", "tidy"), DAY_S),
+    Task(("dead", "destroy-keys"), DAY_S),
+    Task(("privacy", "expire"), 7 * DAY_S),
+)
 
 
 class TaskLog:
@@ -85,7 +89,10 @@ def run_task(task: Task, logs: Path, stopping: Callable[[], bool]) -> int:
 
 @app.command(epilog="Example: headwater upkeep --metrics-port 9106")
 def upkeep(metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics.")] = None) -> None:
-    """Run `identity tidy` every day and `privacy expire` every week, until a signal. One is enough for a whole house."""
+    """Run `identity tidy` and `dead destroy-keys` every day, `privacy expire` every week, until a signal.
+
+    One process is enough for an installation.
+    """
     configure_logs("upkeep")
     settings = load_settings(**({} if metrics_port is None else {"metrics_port": metrics_port}))
     stopped: list[int] = []

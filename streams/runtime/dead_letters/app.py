@@ -12,7 +12,8 @@ import typer
 
 from infra.clients.kafka import settings_with_kafka
 from infra.errors import ConfigError
-from infra.settings import Settings
+from infra.payload_keyring import PayloadKeyring
+from infra.settings import Settings, load_settings
 from streams.runtime.dead_letters.replay_rules import OUTCOME_TEXTS, OutcomeCounts, ReplayOutcome, ReplayRules
 from streams.runtime.dead_letters.scan import Letter, LetterFilter, LetterScan, letter_filter
 
@@ -26,6 +27,8 @@ app = typer.Typer(
 
 LISTED = 50
 """Letters that `list` prints by default."""
+KEY_DAYS = 14
+"""For which payloads can be read: as long as letters stay on their topic."""
 RATE = 1_000.0
 """Default limit of a replay, records a second."""
 
@@ -131,7 +134,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter with its bytes, decrypted with the key at hand. It may hold personal data: mind where it goes."""
-    from infra.payload_keyring import KeyDestroyed, PayloadKeyring
+    from infra.payload_keyring import KeyDestroyed
     from streams.runtime.dead_letters.dead_letter import open_letter
 
     settings = settings_with_kafka()
@@ -221,6 +224,26 @@ def _send(settings: Settings, criteria: LetterFilter, rate: float, *, as_json: b
                 counts[outcome, topic] += 1
                 advance()
     return counts
+
+
+@app.command("destroy-keys", epilog="Example: headwater dead destroy-keys --days 14")
+def destroy_keys(
+    days: Annotated[int, typer.Option(min=1, help="Keys of older days are destroyed.")] = KEY_DAYS,
+    as_json: AsJson = False,
+) -> None:
+    """Destroy the keys of old days, so that nobody can read their payloads again. `headwater upkeep` does so daily.
+
+    While the collector's spool holds records nothing is destroyed: the spool is encrypted with the same keys.
+    """
+    settings = load_settings()
+    spool = settings.state_dir / "spool"
+    if any(spool.glob("*.spool")):
+        raise ConfigError(f"{spool} holds events that Kafka has not taken yet: keys are destroyed once it is empty")
+    destroyed = PayloadKeyring(settings.keyring_dir, settings.master).destroy_before(time.time(), days)
+    if as_json:
+        typer.echo(orjson.dumps({"destroyed": destroyed}))
+    else:
+        typer.echo(f"destroyed the keys of {len(destroyed)} days" + (f", up to {destroyed[-1]}" if destroyed else ""))
 
 
 @contextmanager
