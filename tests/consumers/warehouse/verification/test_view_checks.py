@@ -106,7 +106,7 @@ def test_a_failing_view_is_noticed_while_a_verification_runs(
         assert metrics.registry.get_sample_value("headwater_view_failing", {"view": "lab.broken"}) == 1
         return []
 
-    monkeypatch.setattr(Verifier, "positions", slice_ends)
+    monkeypatch.setattr(Verifier, "prepare", slice_ends)
     verifying.verify_due()
     store.command("DROP VIEW lab.broken SYNC")
 
