@@ -37,7 +37,7 @@ from streams.consent.ledger.ledger_writes import (
     record_encoders,
 )
 from streams.consent.ledger.store import StateStore
-from streams.consent.ledger.subject_state import LedgerCache, PartitionState, StateKey, StateTable, SubjectState
+from streams.consent.ledger.subject_state import LedgerCache, PartitionState, Scope, StateKey, StateTable, SubjectState
 from streams.consent.policy import Policy
 from streams.consent.redaction.batch import BatchRedactor
 from streams.runtime.stage import BY_KEY, Batch, Outcome
@@ -188,7 +188,9 @@ class ConsentStage:
         visitors, redactor = progress.partition.visitors, progress.redactor
         written, counted = redactor.written.append, redactor.counted.append
         keys = progress.batch.keys[positions.start : positions.stop]
-        values = [value or b"" for value in progress.batch.values[positions.start : positions.stop]]
+        values: Any = progress.batch.values[positions.start : positions.stop]
+        if not all(values):
+            values = [value or b"" for value in values]
         common = self._caches.get(values[0][:HEADER_BYTES])
         heads = [None] * len(values) if common is None else common.head.read_many(values)
         for at, key, value, early_head in zip(positions, keys, values, heads, strict=True):
@@ -249,9 +251,12 @@ class ConsentStage:
         if key is not None and len(key) == SUBJECT_LENGTH and not context.heartbeat:
             partition, scope = progress.partition, context.scopes[signals.regime]
             table = partition.table(scope)
-            # A refusal is stored under every regime.
-            scopes = tuple(context.scopes.values()) if signals.refuses else (scope,)
-            progress.missing.update((each, key) for each in scopes if key not in partition.table(each))
+            scopes: tuple[Scope, ...] = (scope,)
+            if signals.refuses:  # a refusal is stored under every regime
+                scopes = tuple(context.scopes.values())
+                progress.missing.update((each, key) for each in scopes if key not in partition.table(each))
+            elif key not in table:
+                progress.missing.add((scope, key))
             sole = signals.sole_identifier
             if not (value.startswith(sole, region_at) and value.startswith(key, region_at + len(sole))):
                 others = tuple(node for node in cache.head.identifiers(value, end) if node != key)
@@ -274,7 +279,9 @@ class ConsentStage:
                 decision = cache.decide_event(context, signals, values)
             if not others and context.ordinary and len(signals.data) <= MAX_BYTES:
                 decisions = signals.decisions_for(values)
-                partition.visitors[key] = KnownVisitor(cache, signals, context.group, time, min(signals.ends, until), decisions)
+                partition.visitors[key] = KnownVisitor(
+                    cache, signals.sole_identifier, context.group, time, min(signals.ends, until), decisions
+                )
         if decision.passes:
             value = progress.batch.values[at] or b""
             progress.redactor.written.append((key, value.replace(cache.header, decision.prefix, 1), BY_KEY))

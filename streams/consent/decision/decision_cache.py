@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from typing import NamedTuple
 
 from schemas.codec import Record
 from schemas.fast.flat_encoder import flat_record_encoder
@@ -131,12 +132,12 @@ class EventSignals:
         return self.decisions_by_state.setdefault(values, {}) if values else self.decisions
 
 
-@dataclass(slots=True, eq=False)
-class KnownVisitor:
+class KnownVisitor(NamedTuple):
     """A subject with one identifier whose stored state covers its last signals: the same signals again need no look-up."""
 
     cache: "DecisionCache"
-    signals: EventSignals
+    sole_identifier: bytes
+    """Of the signals."""
     group: str
     """Of the site."""
     since: int
@@ -170,15 +171,16 @@ class DecisionCache:
         names_at, names_end, region_at, time = head
         names = value[names_at:names_end]
         context = self.contexts.get(names) or self._read_context(names)
-        if (
-            visitor is not None
-            and value.startswith(visitor.signals.sole_identifier, region_at)
-            and visitor.cache is self
-            and context.group == visitor.group
-            and visitor.since <= time < visitor.until
-            and context.ordinary
-        ):
-            return context, visitor.decisions.get(context.rule)
+        if visitor is not None:
+            cache, sole_identifier, group, since, until, decisions = visitor
+            if (
+                value.startswith(sole_identifier, region_at)
+                and cache is self
+                and context.group == group
+                and since <= time < until
+                and context.ordinary
+            ):
+                return context, decisions.get(context.rule)
         return context, None
 
     def decide_event(self, context: EventContext, signals: EventSignals, values: StateValues = ()) -> EncodedDecision:
