@@ -191,7 +191,7 @@ def handle_erasure(_erasure: Mapping[str, Any]) -> str:
 
 
 async def serve(settings: Settings, host: str, port: int, on_listening: Callable[[int], None] = lambda _port: None) -> None:
-    """Serve until SIGTERM or SIGINT. `started` is called with the port."""
+    """Serve until SIGTERM or SIGINT. `on_listening` is called with the port."""
     from aiohttp import web
 
     context = ServiceContext(settings).open()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 from redis.exceptions import RedisError
 
+from infra.clients.redis import parse_run_id
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from streams.consent.ledger.ledger import Times, merge
@@ -174,8 +175,7 @@ class LedgerView:
 async def read_run_id(connection: Any) -> str:
     """Return the run id of a connection's server, which differs after each restart. Raises RedisError."""
     await connection.send_command("INFO", "server")
-    text = (await connection.read_response()).decode()
-    return str(dict(line.split(":", 1) for line in text.splitlines() if ":" in line)["run_id"])
+    return parse_run_id(await connection.read_response())
 
 
 def redis_connector(url: str) -> Callable[..., Any]:

@@ -100,17 +100,17 @@ def upkeep(metrics_port: Annotated[int | None, typer.Option(help="Port of /metri
         signal.signal(number, lambda received, _frame: stopped.append(received))
     metrics = Metrics()
     metrics.serve(settings.metrics_port, settings.metrics_host)
-    diary = TaskLog(settings.state_dir / "upkeep.json", TASKS, time.time())
+    task_log = TaskLog(settings.state_dir / "upkeep.json", TASKS, time.time())
     while not stopped:
         for task in TASKS:
             now = time.time()
-            metrics.set("headwater_upkeep_late_seconds", max(0.0, diary.late_s(task, now)), task=task.name)
-            if stopped or not diary.is_due(task, now):
+            metrics.set("headwater_upkeep_late_seconds", max(0.0, task_log.late_s(task, now)), task=task.name)
+            if stopped or not task_log.is_due(task, now):
                 continue
             code = run_task(task, settings.state_dir / "logs", lambda: bool(stopped))
             if stopped:
                 break
-            diary.record_run(task, time.time(), succeeded=code == 0)
+            task_log.record_run(task, time.time(), succeeded=code == 0)
             if code == 0:
                 get_logger().info("done", task=task.name)
             else:

@@ -1,9 +1,9 @@
 """The event that every protocol module produces, and how fields of payloads are read. Pure."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,19 @@ CLICK_IDS = ("gclid", "gclsrc", "gbraid", "wbraid", "dclid", "fbclid", "msclkid"
 
 class InvalidField(ValueError):
     """A field does not have the type that its protocol requires. The message names the field and the expected type."""
+
+
+T = TypeVar("T")
+
+
+def parse_object(item: Any, noun: str, parse: Callable[[Mapping[str, Any]], T]) -> T | InvalidItem:
+    """Parse an item that must be an object, as its protocol does. `noun`: what the protocol calls it, with an article."""
+    if not isinstance(item, dict):
+        return InvalidItem(f"{noun} must be an object")
+    try:
+        return parse(item)
+    except InvalidField as error:
+        return InvalidItem(str(error))
 
 
 def read_text(fields: Mapping[str, Any], *names: str) -> str:

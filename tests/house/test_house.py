@@ -174,10 +174,10 @@ def test_what_was_accepted_but_unusable_is_a_dead_letter(house: StandingHouse) -
 
 def test_what_is_due_is_done_by_itself(house: StandingHouse) -> None:
     """The upkeep of a house that has run for long: identities are tidied, old ones forgotten, and it is written down."""
-    diary = house.state / "upkeep.json"
-    diary.write_text(json.dumps({"identity tidy": 0, "privacy expire": 0}))
+    task_log = house.state / "upkeep.json"
+    task_log.write_text(json.dumps({"identity tidy": 0, "privacy expire": 0}))
     began = time.time()
     house.kill("upkeep")
-    wait_until(lambda: min(json.loads(diary.read_text()).values()) > began, 120, "both tasks")
+    wait_until(lambda: min(json.loads(task_log.read_text()).values()) > began, 120, "both tasks")
     assert "ids were demoted" in (house.state / "logs" / "identity-tidy.log").read_text()
     assert "linked ids forgotten" in (house.state / "logs" / "privacy-expire.log").read_text()

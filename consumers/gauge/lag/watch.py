@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from consumers.gauge.lag.reading import GaugePartition, GroupFacts, GroupReading, KafkaFacts, LagReading, PartitionReading
 from consumers.gauge.lag.rules import LagCase, LagLimits, LagState, LagVerdict, Sample, judge, moved, rates
 from consumers.gauge.lag.timetable import TimeTable
+from infra.clients.topic_ids import replaced_topics
 
 PAUSE_S = 30.0
 """Shortest time between two rounds, seconds, that makes a gap in the tables."""
@@ -143,7 +144,7 @@ class LagWatch:
 
         A table loaded from the store is used only under the topic id that it was saved with.
         """
-        replaced = {topic for topic, topic_id in topic_ids.items() if self._topic_ids.get(topic, topic_id) != topic_id}
+        replaced = set(replaced_topics(self._topic_ids, topic_ids))
         self._topic_ids.update(topic_ids)
         for memory in (self._samples, self._since, self._record_times):
             for key in [key for key in memory if key[1].topic in replaced]:

@@ -14,7 +14,7 @@ import orjson
 
 from infra.parsing.site import site_of
 from infra.parsing.times import parse_time
-from streams.collector.event import InvalidField, InvalidItem, read_text
+from streams.collector.event import InvalidField, InvalidItem, parse_object, read_text
 from streams.collector.protocols.own import read_identifiers
 from streams.collector.signals.field_roles import MAX_NAME
 from streams.collector.signals.signals import SignalBuilder
@@ -57,12 +57,7 @@ def extract_items(body: Any) -> list[Any]:
 
 def parse_item(item: Any) -> SentChoice | InvalidItem:
     """Parse one choice."""
-    if not isinstance(item, dict):
-        return InvalidItem("a choice must be an object")
-    try:
-        return _parse(item)
-    except InvalidField as error:
-        return InvalidItem(str(error))
+    return parse_object(item, "a choice", _parse)
 
 
 def _parse(item: Mapping[str, Any]) -> SentChoice:

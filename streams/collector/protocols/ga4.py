@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -11,10 +12,10 @@ import orjson
 from streams.collector.event import (
     CLICK_IDS,
     InvalidField,
-    InvalidItem,
     Item,
     ProtocolEvent,
     drop_fields,
+    parse_object,
     read_click_ids,
     read_event_name,
     read_number,
@@ -46,13 +47,7 @@ def extract_items(body: Any) -> list[Any]:
 
 def parse_item(item: Any) -> Item:
     """Parse one event."""
-    event = item["event"]
-    if not isinstance(event, dict):
-        return InvalidItem("an event must be an object")
-    try:
-        return _parse(item["shared"], event)
-    except InvalidField as error:
-        return InvalidItem(str(error))
+    return parse_object(item["event"], "an event", partial(_parse, item["shared"]))
 
 
 def _parse(shared: Mapping[str, Any], event: Mapping[str, Any]) -> ProtocolEvent:

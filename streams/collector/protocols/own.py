@@ -11,9 +11,9 @@ from infra.parsing.times import parse_time
 from streams.collector.event import (
     CLICK_IDS,
     InvalidField,
-    InvalidItem,
     Item,
     ProtocolEvent,
+    parse_object,
     read_click_ids,
     read_event_name,
     read_number,
@@ -56,12 +56,7 @@ def extract_items(body: Any) -> list[Any]:
 
 def parse_item(item: Any) -> Item:
     """Parse one event."""
-    if not isinstance(item, dict):
-        return InvalidItem("an event must be an object")
-    try:
-        return _parse(item)
-    except InvalidField as error:
-        return InvalidItem(str(error))
+    return parse_object(item, "an event", _parse)
 
 
 def _parse(event: Mapping[str, Any]) -> ProtocolEvent:

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from streams.collector.event import (
     InvalidField,
-    InvalidItem,
     Item,
     ProtocolEvent,
     drop_fields,
+    parse_object,
     read_click_ids,
     read_event_name,
     read_number,
@@ -75,12 +75,7 @@ def _merge_batch(item: Any, batch: _BatchContext) -> Any:
 
 def parse_item(item: Any) -> Item:
     """Parse one call."""
-    if not isinstance(item, dict):
-        return InvalidItem("a call must be an object")
-    try:
-        return _parse(item)
-    except InvalidField as error:
-        return InvalidItem(str(error))
+    return parse_object(item, "a call", _parse)
 
 
 def _parse(message: Mapping[str, Any]) -> ProtocolEvent:

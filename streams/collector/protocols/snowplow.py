@@ -10,10 +10,10 @@ import orjson
 
 from streams.collector.event import (
     InvalidField,
-    InvalidItem,
     Item,
     ProtocolEvent,
     drop_fields,
+    parse_object,
     read_click_ids,
     read_number,
     read_object,
@@ -70,12 +70,7 @@ def find_write_key(body: Any) -> str:
 
 def parse_item(item: Any) -> Item:
     """Parse one event."""
-    if not isinstance(item, dict):
-        return InvalidItem("an event must be an object")
-    try:
-        return _parse(item)
-    except InvalidField as error:
-        return InvalidItem(str(error))
+    return parse_object(item, "an event", _parse)
 
 
 def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:

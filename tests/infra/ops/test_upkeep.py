@@ -15,11 +15,11 @@ NOW = 1_790_000_000.0
 def test_a_task_is_due_after_its_time(tmp_path: Path) -> None:
     """Counted from its last success, or from when it was first met; also by who starts anew."""
     file = tmp_path / "state" / "upkeep.json"
-    diary = TaskLog(file, [TIDY, EXPIRE], NOW)
-    assert not diary.is_due(TIDY, NOW + DAY_S - 1)
-    assert diary.is_due(TIDY, NOW + DAY_S)
-    assert not diary.is_due(EXPIRE, NOW + DAY_S)
-    diary.record_run(TIDY, NOW + DAY_S + 5, succeeded=True)
+    task_log = TaskLog(file, [TIDY, EXPIRE], NOW)
+    assert not task_log.is_due(TIDY, NOW + DAY_S - 1)
+    assert task_log.is_due(TIDY, NOW + DAY_S)
+    assert not task_log.is_due(EXPIRE, NOW + DAY_S)
+    task_log.record_run(TIDY, NOW + DAY_S + 5, succeeded=True)
     again = TaskLog(file, [TIDY, EXPIRE], NOW + 2 * DAY_S)
     assert not again.is_due(TIDY, NOW + 2 * DAY_S)
     assert again.is_due(TIDY, NOW + 2 * DAY_S + 5)
@@ -28,12 +28,12 @@ def test_a_task_is_due_after_its_time(tmp_path: Path) -> None:
 
 def test_a_task_that_fails_is_late_and_tried_again(tmp_path: Path) -> None:
     """In an hour, and not before; it stays late until it succeeds."""
-    diary = TaskLog(tmp_path / "upkeep.json", [TIDY], NOW)
+    task_log = TaskLog(tmp_path / "upkeep.json", [TIDY], NOW)
     later = NOW + DAY_S + 10
-    diary.record_run(TIDY, later, succeeded=False)
-    assert not diary.is_due(TIDY, later + RETRY_S - 1)
-    assert diary.is_due(TIDY, later + RETRY_S)
-    assert diary.late_s(TIDY, later + RETRY_S) == 10 + RETRY_S
+    task_log.record_run(TIDY, later, succeeded=False)
+    assert not task_log.is_due(TIDY, later + RETRY_S - 1)
+    assert task_log.is_due(TIDY, later + RETRY_S)
+    assert task_log.late_s(TIDY, later + RETRY_S) == 10 + RETRY_S
     assert json.loads((tmp_path / "upkeep.json").read_text()) == {"identity tidy": NOW}
 
 

@@ -60,7 +60,7 @@ def test_a_view_that_is_built_again_knows_who_was_erased(kafka: str, redis_url: 
     """Records from before a tombstone, which are on the topic until compaction, do not restore a state."""
     settings = load_settings(secret="s" * 32, kafka=kafka, redis=redis_url, state_dir=tmp_path)
     apply(settings)
-    registry, pen, began = Registry(settings.contracts), producer(settings), int(time.time() * 1000)
+    registry, kafka_producer, began = Registry(settings.contracts), producer(settings), int(time.time() * 1000)
     keys = [f"opt-in|shop.example|2{of * 32}" for of in "ab"]
 
     def write_state(key: str, at: int) -> None:
@@ -68,13 +68,13 @@ def test_a_view_that_is_built_again_knows_who_was_erased(kafka: str, redis_url: 
             "subject": key[-33:], "site": "shop.example", "regulation": "opt-in", "times": {"analytics.granted": at},
             "evidence": "", "platform": "", "gvl": 0, "policy": "", "changed_ts": at,
         }  # fmt: skip
-        pen.produce(STATE, encode(registry.latest(STATE), record), key.encode(), 0)
+        kafka_producer.produce(STATE, encode(registry.latest(STATE), record), key.encode(), 0)
 
     for key in keys:
         write_state(key, began - 9)
-    pen.produce(STATE, None, keys[0].encode(), 0)
+    kafka_producer.produce(STATE, None, keys[0].encode(), 0)
     write_state(keys[1], began + 3_600_000)
-    assert pen.flush(10) == 0
+    assert kafka_producer.flush(10) == 0
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
     states = open_states(settings, registry, 395)

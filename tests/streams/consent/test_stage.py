@@ -189,7 +189,7 @@ def test_an_unknown_contract_is_waited_for() -> None:
 
 
 def test_a_broken_tail_of_a_rewritten_event_is_dead() -> None:
-    """An event that must be decoded whole and cannot be goes to the dead tray."""
+    """An event that must be decoded whole and cannot be is a dead letter."""
     outcome = stage().handle(batch(event(signals=DENIED)[:-3]), 0)
     assert [dead.reason for dead in outcome.dead] == ["UNDECODABLE"]
 

@@ -38,15 +38,15 @@ def test_a_consumer_that_has_answered_everything_has_no_lag(kafka: str, tmp_path
     """Transaction markers follow the requests: the consumer commits past them too."""
     settings = load_settings(kafka=kafka, state_dir=tmp_path, secret="a room for a test, forty characters long....")
     apply(settings)
-    registry, pen = Registry(settings.contracts), producer(settings, transactional_id="asking")
-    pen.init_transactions(60)
+    registry, kafka_producer = Registry(settings.contracts), producer(settings, transactional_id="asking")
+    kafka_producer.init_transactions(60)
     request = {
         "request_id": "ab" * 16, "kind": "withdrawal", "subject": "2" + "a" * 32, "site": "x", "nodes": [],
         "profiles": [], "purposes": [], "withdrawn_ts": 0, "requested_ts": 0, "deadline_ts": 0,
     }  # fmt: skip
-    pen.begin_transaction()
-    pen.produce(REQUESTS, encode(registry.latest(REQUESTS), request), b"k", 0)
-    pen.commit_transaction(30)
+    kafka_producer.begin_transaction()
+    kafka_producer.produce(REQUESTS, encode(registry.latest(REQUESTS), request), b"k", 0)
+    kafka_producer.commit_transaction(30)
     request_consumer = PrivacyRequestConsumer(settings, "warehouse", lambda _: "done", lambda _: "done", Metrics())
     request_consumer.start()
     reading = ck.Consumer({"bootstrap.servers": kafka, "group.id": "headwater.warehouse-privacy"})
@@ -73,15 +73,15 @@ def test_requests_of_a_topic_made_anew_are_all_answered(kafka: str, tmp_path: Pa
     """An offset that was committed for another topic of that name skips none of them."""
     settings = load_settings(kafka=kafka, state_dir=tmp_path, secret="a room for a test, forty characters long....")
     apply(settings)
-    registry, pen = Registry(settings.contracts), producer(settings)
+    registry, kafka_producer = Registry(settings.contracts), producer(settings)
     request = {
         "kind": "withdrawal", "subject": "2" + "a" * 32, "site": "x", "nodes": [], "profiles": [], "purposes": [],
         "withdrawn_ts": 0, "requested_ts": 0, "deadline_ts": 0,
     }  # fmt: skip
     request_ids = {f"{n:032x}" for n in range(1_000, 1_006)}
     for request_id in sorted(request_ids):
-        pen.produce(REQUESTS, encode(registry.latest(REQUESTS), request | {"request_id": request_id}), b"k", 0)
-    assert pen.flush(20) == 0
+        kafka_producer.produce(REQUESTS, encode(registry.latest(REQUESTS), request | {"request_id": request_id}), b"k", 0)
+    assert kafka_producer.flush(20) == 0
     stale = [ck.TopicPartition(REQUESTS, 0, 4, offset_metadata("of-an-older-topic"))]
     consumer = ck.Consumer({"bootstrap.servers": kafka, "group.id": "headwater.decisions-privacy", "enable.auto.commit": False})
     commit_offsets(consumer, stale)
