@@ -35,6 +35,10 @@ CounterName: TypeAlias = (
     | Annotated[Literal["headwater_collected_total"], _spec("Events accepted", "protocol", "source")]
     | Annotated[Literal["headwater_refused_total"], _spec("Events or requests refused", "door", "reason")]
     | Annotated[Literal["headwater_masked_total"], _spec("Addresses masked at the door", "source", "field")]
+    | Annotated[
+        Literal["headwater_problems_total"],
+        _spec("Optional fields that did not fit, of accepted events", "source", "field", "tag_version"),
+    ]
     # consent
     | Annotated[Literal["headwater_policy_loads_total"], _spec("Changes of the consent policy file", "result")]
     | Annotated[Literal["headwater_consent_conflicts_total"], _spec("Events on which two consent signals disagree", "purpose")]

@@ -1,8 +1,7 @@
 """The event that every protocol module produces, and how fields of payloads are read. Pure."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any, TypeVar
 
 
@@ -13,9 +12,9 @@ class ProtocolEvent:
     name: str
     protocol: str
     event_id: str = ""
-    """Empty where the protocol has none: the id is then derived from `derive_from`, or random."""
+    """Empty where it has none: the id is then derived from `derive_from`, or random."""
     derive_from: bytes = b""
-    """Bytes that are equal in each retry of this event and differ from those of every other event."""
+    """Bytes that are equal in each retry of this event, and differ from those of every other event but an equal one."""
     identifiers: Sequence[tuple[str, str]] = ()
     """(type of `streams.identity.nodes.TIERS`, clear value)."""
     created_ms: int | None = None
@@ -34,7 +33,19 @@ class ProtocolEvent:
     value: float = 0.0
     currency: str = ""
     decision_token: str = ""
+    items: Sequence[Mapping[str, Any]] = ()
+    """Products, under the names of the contract."""
+    session_id: str = ""
+    group_id: str = ""
+    language: str = ""
+    screen: str = ""
+    """Resolution, `width x height` without blanks."""
+    timezone: str = ""
+    user_properties: Mapping[str, Any] = field(default_factory=dict)
     properties: Mapping[str, Any] = field(default_factory=dict)
+    """Everything that has no field of its own, and fields that did not fit, as they were sent."""
+    problems: Sequence[str] = ()
+    """`field: what was expected`, of optional fields that did not fit; no values."""
     region: str = ""
     """The visitor's region as in `infra.parsing.region`; empty = unknown. Counts under keys of servers and imports only."""
 
@@ -47,8 +58,6 @@ class InvalidItem:
 
 
 Item = ProtocolEvent | InvalidItem
-
-CLICK_IDS = ("gclid", "gclsrc", "gbraid", "wbraid", "dclid", "fbclid", "msclkid", "ttclid", "twclid", "li_fat_id")
 
 
 class InvalidField(ValueError):
@@ -93,36 +102,6 @@ def read_texts(fields: Mapping[str, Any], *names: str) -> list[str]:
     return []
 
 
-def read_event_name(fields: Mapping[str, Any], *names: str) -> str:
-    """Return the event name, 1 to 128 characters. InvalidField where it is missing or anything else."""
-    for name in names:
-        value = fields.get(name)
-        if isinstance(value, str) and 0 < len(value.strip()) <= MAX_NAME:
-            return value.strip()
-        if value is not None:
-            raise InvalidField(f"{name} must be text of 1 to {MAX_NAME} characters")
-    raise InvalidField(f"{names[0]} is missing")
-
-
-MAX_NAME = 128
-
-
-def read_number(fields: Mapping[str, Any], *names: str) -> float:
-    """Return the first of these fields that is present as a finite number; 0 where none is. InvalidField otherwise."""
-    for name in names:
-        value = fields.get(name)
-        if value is None or value == "":
-            continue
-        try:
-            result = float(value) if not isinstance(value, bool) else None
-        except (TypeError, ValueError):
-            result = None
-        if result is None or not isfinite(result):
-            raise InvalidField(f"{name} must be a number")
-        return result
-    return 0.0
-
-
 def read_object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Return an object, empty where the field is missing or null. InvalidField for other types."""
     value = fields.get(name)
@@ -131,13 +110,3 @@ def read_object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise InvalidField(f"{name} must be an object")
     return value
-
-
-def drop_fields(fields: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
-    """Return the fields without those of these names; the same object where `names` is empty."""
-    return {name: value for name, value in fields.items() if name not in names} if names else fields
-
-
-def read_click_ids(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Return the advertising click ids that stand in fields of their own."""
-    return {name: str(fields[name]) for name in CLICK_IDS if isinstance(fields.get(name), str | int)}

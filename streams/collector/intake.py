@@ -1,8 +1,9 @@
 """Turns the items of a request into Kafka records: accepted items, or dead letters with their bytes. Knows no HTTP."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from infra.payload_keyring import PayloadKeyring
@@ -24,6 +25,8 @@ from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetter
 RAW, DEAD, SIGNALS = "events.raw", "events.dead", "consent.signals"
 CHECK_S = 1.0
 MAX_PREVIEWS = 1_000
+MAX_TAG_VERSIONS = 200
+"""Versions of tags that the metric of problems tells apart."""
 
 UNDATED_WARNING = (
     "chosen_ts cannot be read: a refusal counts from now, a grant as undated; send milliseconds since 1970 or ISO 8601"
@@ -67,6 +70,7 @@ class Intake:
         self._rules = rules
         self._checked_at = 0.0
         self._use_latest_contract()
+        self._tag_versions: set[str] = set()
         self.on_preview: Callable[[IntakePreview], None] | None = None
 
     def _use_latest_contract(self) -> None:
@@ -83,9 +87,11 @@ class Intake:
     def accept_events(self, items: Iterable[Any], parse: ItemParser, request: RequestContext) -> IntakeResult:
         """Process the events of one request in order. No item makes it raise."""
         self._reload_contracts(time.monotonic())
-        result = IntakeResult()
+        result, derived = IntakeResult(), Counter[bytes]()
         for index, raw in enumerate(items):
             item = parse(raw)
+            if not isinstance(item, InvalidItem) and item.derive_from:
+                item = _number_equal(item, derived)
             problem = item.detail if isinstance(item, InvalidItem) else self._accept_event(item, request, result)
             if problem:
                 result.refused.append((index, problem))
@@ -153,8 +159,19 @@ class Intake:
             self._rules.sites.add(record["site"])
         result.accepted += 1
         self._metrics.count("headwater_collected_total", protocol=event.protocol, source=request.source)
+        if record["problems"]:
+            self._count_problems(record)
         self._report_preview(True, record)
         return ""
+
+    def _count_problems(self, record: Mapping[str, Any]) -> None:
+        """Count the fields that did not fit. Tag versions are few; should somebody send many, the further ones are one."""
+        version = record["tag_version"]
+        if version not in self._tag_versions and len(self._tag_versions) < MAX_TAG_VERSIONS:
+            self._tag_versions.add(version)
+        version = version if version in self._tag_versions else "other"
+        for field_name in {problem.partition(":")[0] for problem in record["problems"]}:
+            self._metrics.count("headwater_problems_total", source=record["source"], field=field_name[:64], tag_version=version)
 
     def _count_masked(self, request: RequestContext) -> Callable[[str], None]:
         return lambda name: self._metrics.count("headwater_masked_total", source=request.source, field=name[:64])
@@ -169,3 +186,10 @@ class Intake:
     def _report_preview(self, accepted: bool, content: Mapping[str, Any]) -> None:
         if self.on_preview is not None:
             self.on_preview(IntakePreview(accepted, content))
+
+
+def _number_equal(event: ProtocolEvent, derived: Counter[bytes]) -> ProtocolEvent:
+    """Tell equal events of one request apart: they are two events, and a retry of the request has both again."""
+    earlier = derived[event.derive_from]
+    derived[event.derive_from] += 1
+    return replace(event, derive_from=b"%s#%d" % (event.derive_from, earlier)) if earlier else event

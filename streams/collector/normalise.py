@@ -10,30 +10,37 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import orjson
-
 from infra.parsing.site import page_site
 from schemas.codec import Record
 from schemas.registry import Contract
 from streams.collector.event import ProtocolEvent
-from streams.collector.fields.agents import device_class, is_bot
-from streams.collector.fields.json_cut import cut_text
+from streams.collector.fields.agents import device_class, is_bot, is_visitors
+from streams.collector.fields.event_ids import MAX_ID, readable_event_id
+from streams.collector.fields.property_texts import PropertyTexts, value_text
 from streams.collector.masking.event_mask import EventMask, OnMasked
 from streams.collector.masking.field_names import Category
 from streams.collector.signals.signals import add_gpc
+from streams.collector.write_keys import KeyKind
 from streams.identity.nodes import NodeKeys, event_nodes, normalise
 
 FUTURE_MS = 23 * 3_600_000
+MIN_MS = 946_684_800_000
+"""The year 2000: no event is older."""
+TRANSIT_MS = 60_000
+"""Difference between the clocks of device and collector up to which it is not skew but the request's way."""
 MAX_TEXT = 4_096
-MAX_PROPERTIES = 200
-MAX_ID = 128
+MAX_SHORT = 64
+"""Characters of a language, a resolution, a time zone."""
+MAX_PROBLEMS, MAX_PROBLEM = 20, 256
+"""Problems of an event, and characters of each."""
 
 KNOWN = frozenset(
     {
         "event_id", "event_name", "source", "site", "heartbeat", "collector_ts", "region", "signals", "identifiers",
         "decision_token", "order_id", "value", "currency", "event_ts", "event_ts_source", "protocol", "tag_version",
         "page_url", "page_title", "page_referrer", "user_agent", "device_class", "bot", "ip_prefix", "click_ids",
-        "match_tokens", "properties",
+        "match_tokens", "properties", "items", "session_id", "group_id", "language", "screen", "timezone", "user_properties",
+        "problems", "imported",
     }
 )  # fmt: skip
 """Fields that this module computes; every other field of the contract is filled from the property of its name."""
@@ -52,6 +59,9 @@ class RequestContext(NamedTuple):
     ip: str = ""
     gpc: str = ""
     """The header `Sec-GPC` as sent; empty where it is absent or no objection."""
+    kind: KeyKind = KeyKind.SERVER
+    problems: tuple[str, ...] = ()
+    """What was wrong with the body as a whole, and mended."""
 
 
 class Normaliser:
@@ -68,11 +78,14 @@ class Normaliser:
         subject, nodes = event_nodes(self._keys, event.identifiers, region)
         agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
         mask = EventMask(event, request.ip, on_masked, agent)
-        event_id = self._build_event_id(event, mask)
-        event_ts, clock = choose_event_time(event, request.now_ms)
+        problems = [*request.problems, *event.problems]
+        event_id = self._build_event_id(event, mask, problems)
+        event_ts, clock = choose_event_time(event, request, problems)
         page_url, site = _mask_page(event, request, mask)
         properties = dict(mask.mask_properties())
         added = self._pop_added_fields(properties)
+        visitor_agent = agent if event.user_agent or is_visitors(agent, request.kind) else ""
+        texts = PropertyTexts(problems)
         return subject or event_id, {
             "event_id": event_id,
             "event_name": mask.mask_short("event_name", event.name, MAX_ID),
@@ -95,12 +108,21 @@ class Normaliser:
             "page_title": mask.mask_short("page_title", event.page_title, MAX_TEXT),
             "page_referrer": mask.mask_field("page_referrer", event.page_referrer, MAX_TEXT),
             "user_agent": mask.mask_field("user_agent", agent, MAX_TEXT),
-            "device_class": device_class(agent),
-            "bot": is_bot(agent),
+            "device_class": device_class(visitor_agent),
+            "bot": is_bot(visitor_agent),
             "ip_prefix": ip_prefix(event.ip or request.ip),
             "click_ids": mask.mask_click_ids(event.click_ids, MAX_TEXT),
             "match_tokens": match_tokens(event, region),
-            "properties": {name: cut_text(text, MAX_TEXT) for name, text in flatten_properties(properties).items()},
+            "properties": texts.flatten(properties),
+            "items": [texts.flatten(item, "items.") for item in mask.mask_items()] if event.items else [],
+            "session_id": mask.mask_short("session_id", event.session_id, MAX_ID),
+            "group_id": mask.mask_short("group_id", event.group_id, MAX_ID),
+            "language": mask.mask_short("language", event.language, MAX_SHORT),
+            "screen": mask.mask_short("screen", event.screen, MAX_SHORT),
+            "timezone": mask.mask_short("timezone", event.timezone, MAX_SHORT),
+            "user_properties": texts.flatten(mask.mask_traits(), "user_properties.") if event.user_properties else {},
+            "problems": limit_problems(problems),
+            "imported": request.kind is KeyKind.IMPORT,
             **added,
         }
 
@@ -109,9 +131,13 @@ class Normaliser:
         present = [field for field in self._added if field["name"] in properties]
         return {field["name"]: _convert(properties.pop(field["name"]), field) for field in present}
 
-    def _build_event_id(self, event: ProtocolEvent, mask: EventMask) -> str:
+    def _build_event_id(self, event: ProtocolEvent, mask: EventMask, problems: list[str]) -> str:
         if event.event_id:
-            return mask.mask_event_id(event.event_id, self._keys.first["user"])[:MAX_ID]
+            event_id = readable_event_id(event.event_id)
+            if event_id != event.event_id.strip():
+                problems.append(f"event_id: an id of 1 to {MAX_ID} characters that differs from event to event")
+            if event_id:
+                return mask.mask_event_id(event_id, self._keys.first["user"])
         if event.derive_from:
             return hashlib.sha256(event.derive_from).hexdigest()[:32]
         return secrets.token_hex(16)
@@ -126,16 +152,31 @@ def _mask_page(event: ProtocolEvent, request: RequestContext, mask: EventMask) -
     return page_url, site
 
 
-def choose_event_time(event: ProtocolEvent, now_ms: int) -> tuple[int, str]:
-    """Return (milliseconds, clock): the device's time, corrected by its skew where the event has a sending time."""
-    if event.created_ms is None:
+def choose_event_time(event: ProtocolEvent, request: RequestContext, problems: list[str]) -> tuple[int, str]:
+    """Return (milliseconds, clock): the device's time, corrected by its skew where its sending time shows one.
+
+    Times of imports are believed as they are. An impossible time is noted in `problems`, and the collector's counts instead.
+    """
+    now_ms, created_ms = request.now_ms, event.created_ms
+    if created_ms is None:
         return now_ms, "collector"
-    if event.sent_ms is None:
-        moment, clock = event.created_ms, "device"
-    else:
+    moment, clock = created_ms, "device"
+    if event.sent_ms is not None and request.kind is not KeyKind.IMPORT and abs(now_ms - event.sent_ms) > TRANSIT_MS:
         # Trackers that truncate the sending time to whole seconds seem to send before the event is created.
-        moment, clock = now_ms - max(0, event.sent_ms - event.created_ms), "corrected"
-    return (now_ms, "collector") if moment > now_ms + FUTURE_MS else (moment, clock)
+        moment, clock = now_ms - max(0, event.sent_ms - created_ms), "corrected"
+    if not MIN_MS <= moment <= now_ms + FUTURE_MS:
+        problems.append("event time: between 2000 and tomorrow")
+        return now_ms, "collector"
+    return moment, clock
+
+
+def limit_problems(problems: list[str]) -> list[str]:
+    """Return the first different problems, each cut to a length."""
+    if not problems:
+        return problems
+    different = [problem[:MAX_PROBLEM] for problem in dict.fromkeys(problems)]
+    further = len(different) - MAX_PROBLEMS
+    return [*different[:MAX_PROBLEMS], f"and {further} more"] if further > 0 else different
 
 
 def match_tokens(event: ProtocolEvent, region: str = "") -> dict[str, str]:
@@ -163,31 +204,12 @@ def ip_prefix(address: str) -> str:
     return str(ipaddress.ip_network((parsed, bits), strict=False).network_address)
 
 
-def flatten_properties(properties: Mapping[str, Any]) -> dict[str, str]:
-    """Return properties as texts: scalars formatted, nested values as JSON, nulls left out, the first 200 of them."""
-    texts: dict[str, str] = {}
-    for name, value in properties.items():
-        if value is None:
-            continue
-        if len(texts) == MAX_PROPERTIES:
-            break
-        kind = type(value)
-        if kind is str:
-            text = value
-        elif kind is bool:
-            text = "true" if value else "false"
-        else:
-            text = str(value) if kind is int or kind is float else orjson.dumps(value).decode()
-        texts[str(name)[:MAX_ID]] = text
-    return texts
-
-
 def _convert(value: Any, field: Mapping[str, Any]) -> Any:
     """Convert a property to the type of a contract field; the field's default where that fails."""
     kind = field["type"]["type"] if isinstance(field["type"], dict) else field["type"]
     try:
         if kind == "string":
-            return value if isinstance(value, str) else flatten_properties({"": value}).get("", field.get("default", ""))
+            return value if isinstance(value, str) else value_text(value)
         if kind in ("long", "int"):
             return int(value)
         if kind in ("double", "float"):
@@ -195,7 +217,7 @@ def _convert(value: Any, field: Mapping[str, Any]) -> Any:
         if kind == "boolean" and isinstance(value, bool):
             return value
         if kind == "map" and isinstance(value, Mapping):
-            return flatten_properties(value)
+            return PropertyTexts([]).flatten(value)
     except (TypeError, ValueError, OverflowError):
         pass
     return field.get("default")

@@ -167,6 +167,7 @@ class CollectorApi:
             headers.get("User-Agent", ""),
             forwarded or request.remote or "",
             gpc_objection(headers.getall("Sec-GPC", ())),
+            key.kind,
         )
 
     # -- operations, previews, preflights

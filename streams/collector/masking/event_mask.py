@@ -1,7 +1,7 @@
 """Masks all texts of one event by their content, by the names of their fields and by the event's own identifiers. Pure."""
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from streams.collector.event import ProtocolEvent
@@ -13,6 +13,8 @@ from streams.collector.masking.values import collect_texts, has_personal_key, ma
 
 SLACK = 4_096
 """Characters beyond a field's limit that are searched, so that no address is truncated before it is masked."""
+ITEMS, TRAITS = "items", "traits"
+"""Names of the objects around the fields of products, and of a person's properties."""
 MAX_SIGNAL = 65_536
 """Characters of a consent signal; TC strings with many vendors have some thousands."""
 LONGEST_SIGNAL_NAME = 128
@@ -27,15 +29,20 @@ OnMasked = Callable[[str], None]
 class EventMask:
     """The masks of one event. Most events need none, so all their short texts are checked at once."""
 
-    __slots__ = ("_absent", "_on_masked", "_own", "_personal", "_plain", "_properties")
+    __slots__ = ("_absent", "_event", "_on_masked", "_own", "_personal", "_plain")
 
     def __init__(self, event: ProtocolEvent, address: str, on_masked: OnMasked, agent: str = "") -> None:
         self._own = OwnIdentifiers(event.identifiers, (event.ip, address))
         self._on_masked = on_masked
-        self._properties = event.properties
+        self._event = event
         texts = [event.event_id, event.name, event.order_id, event.tag_version, event.currency, event.decision_token]
         texts += (event.page_title, *event.click_ids, *event.click_ids.values(), *event.signals, *event.signals.values())
+        texts += (event.session_id, event.group_id, event.language, event.screen, event.timezone)
         self._personal = collect_texts(event.properties, "", texts)
+        if event.items:
+            self._personal |= collect_texts(list(event.items), ITEMS, texts)
+        if event.user_properties:
+            self._personal |= collect_texts(event.user_properties, TRAITS, texts)
         joined = fold_text("|".join(texts))
         long = "|".join((joined, event.page_url, event.page_referrer, agent))
         self._absent = self._own.are_absent(long)
@@ -106,7 +113,7 @@ class EventMask:
 
     def mask_properties(self) -> Mapping[str, Any]:
         """Mask names and values of the properties, at any depth; the same object where nothing is masked."""
-        properties = self._properties
+        properties = self._event.properties
         if self._plain and not self._personal:
             return properties
         masked: dict[str, Any] = {}
@@ -116,6 +123,22 @@ class EventMask:
             if masked_value is not value or masked_name is not name:
                 self._on_masked(masked_name)
             masked[unused_name(masked_name, masked) if masked_name is not name else name] = masked_value
+        return masked
+
+    def mask_items(self) -> Sequence[Mapping[str, Any]]:
+        """Mask the products; the same objects where nothing is masked."""
+        items = self._event.items
+        return items if self._plain and not self._personal else self._mask_nested(ITEMS, list(items))
+
+    def mask_traits(self) -> Mapping[str, Any]:
+        """Mask the person's properties, whose names are read as those of traits: `name` is a person's name."""
+        traits = self._event.user_properties
+        return traits if self._plain and not self._personal else self._mask_nested(TRAITS, dict(traits))
+
+    def _mask_nested(self, name: str, value: Any) -> Any:
+        masked = mask_value(value, self.mask, name)
+        if masked is not value:
+            self._on_masked(name)
         return masked
 
 

@@ -83,6 +83,7 @@ _RULES: tuple[tuple[Category, re.Pattern[str]], ...] = (
             r"|(?:^|_)street(?:_?(?:address|name|line))?" + _HASHED + "$"
             r"|(?:billing|shipping|delivery|home|postal|mailing|customer|user)_?address(?:_?line)?" + _HASHED + "$"
             r"|address_?line_?\d$|house_?number$"
+            r"|(?:^|_)traits_(?:name|avatar|website|id|address_(?:street|postal_?code|zip))$"
         ),
     ),
     (

@@ -14,8 +14,8 @@ import orjson
 
 from infra.parsing.site import site_of
 from infra.parsing.times import parse_time
-from streams.collector.event import InvalidField, InvalidItem, parse_object, read_text
-from streams.collector.protocols.own import read_identifiers
+from streams.collector.event import InvalidField, InvalidItem, parse_object, read_object, read_text, read_texts
+from streams.collector.protocols.own import IDENTIFIERS
 from streams.collector.signals.field_roles import MAX_NAME
 from streams.collector.signals.signals import SignalBuilder
 from streams.identity.nodes import NodeKeys, all_nodes, event_nodes
@@ -75,7 +75,7 @@ def _parse(item: Mapping[str, Any]) -> SentChoice:
         signals.put("platform", platform)
     evidence = hashlib.sha256(orjson.dumps(item, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:16]
     return SentChoice(
-        read_identifiers(item),
+        _read_identifiers(item),
         kind,
         signals.as_map(),
         purposes,
@@ -83,6 +83,15 @@ def _parse(item: Mapping[str, Any]) -> SentChoice:
         _read_site(item),
         evidence,
     )
+
+
+def _read_identifiers(item: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (kind, value) of every identifier. InvalidField where one is of another type: a refusal must reach its person."""
+    person = read_object(item, "user_data")
+    identifiers = [(kind, read_text(item, name)) for name, kind in IDENTIFIERS.items()]
+    identifiers += [("email", value) for value in read_texts(person, "email", "email_address")]
+    identifiers += [("phone", value) for value in read_texts(person, "phone", "phone_number")]
+    return [(kind, value) for kind, value in identifiers if value]
 
 
 def strip_repeat_suffix(name: str) -> str:

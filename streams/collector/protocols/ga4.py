@@ -1,37 +1,24 @@
 """The GA4 Measurement Protocol (`/mp/collect`). Pure. Its events have no id, so one is derived from their content.
 
-`user_data` contains plain hashes of addresses, which identify people: it is dropped.
+`user_data` contains plain hashes of addresses, which identify people: they are masked.
 """
 
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import orjson
-
-from streams.collector.event import (
-    CLICK_IDS,
-    InvalidField,
-    Item,
-    ProtocolEvent,
-    drop_fields,
-    parse_object,
-    read_click_ids,
-    read_event_name,
-    read_number,
-    read_object,
-    read_text,
-)
+from streams.collector.event import InvalidField, Item, ProtocolEvent, parse_object
+from streams.collector.fields.amount import read_amount
+from streams.collector.fields.click_ids import read_click_ids
+from streams.collector.fields.items import read_items
+from streams.collector.fields.reader import FieldReader, flatten_objects, merge_fields
 from streams.collector.fields.region import merge_regions, read_locations
-from streams.collector.fields.repeated_keys import all_values, select_fields
+from streams.collector.fields.repeated_keys import all_values, dumps, select_fields
 from streams.collector.signals.signals import SignalBuilder
 
 PROTOCOL = "ga4"
 MAX_EVENTS, MAX_PARAMS, MAX_NAME = 25, 25, 40
-MAPPED_FIELDS = {
-    "event_id", "page_location", "page_title", "page_referrer", "transaction_id", "order_id", "value", "currency",
-    "decision_token", *CLICK_IDS,
-}  # fmt: skip
+"""Limits of the protocol. Events beyond them are kept, with a problem."""
 
 
 def extract_items(body: Any) -> list[Any]:
@@ -39,7 +26,7 @@ def extract_items(body: Any) -> list[Any]:
     if not isinstance(body, dict):
         raise InvalidField("the body must be an object")
     events = body.get("events")
-    if not isinstance(events, list) or not 0 < len(events) <= MAX_EVENTS:
+    if not isinstance(events, list) or not events:
         raise InvalidField(f"events must be an array of 1 to {MAX_EVENTS}")
     shared = select_fields(body, [name for name in body if name != "events"])
     return [{"shared": shared, "event": event} for event in events]
@@ -51,46 +38,111 @@ def parse_item(item: Any) -> Item:
 
 
 def _parse(shared: Mapping[str, Any], event: Mapping[str, Any]) -> ProtocolEvent:
-    name, params = read_event_name(event, "name"), read_object(event, "params")
-    if len(name) > MAX_NAME or len(params) > MAX_PARAMS:
-        raise InvalidField(f"an event has a name of at most {MAX_NAME} characters and at most {MAX_PARAMS} params")
-    signals, signal_names = _signals(shared, event)
+    problems: list[str] = []
+    body, fields = FieldReader(shared, problems), FieldReader(event, problems)
+    params, device = fields.object("params"), body.object("device")
+    signals = _read_signals(body, fields, params)
+    name = fields.event_name("name")
+    _note_limits(fields, name, params)
+    created_ms = _read_micros(fields, body)
+    page_url, page_referrer = params.text("page_location"), params.text("page_referrer")
+    order_id, items = params.text("transaction_id", "order_id"), read_items(params, "items")
+    value, currency = read_amount(name, params, is_commerce=bool(order_id or items))
+    client = shared.get("client_id") or shared.get("app_instance_id")
     micros = event.get("timestamp_micros", shared.get("timestamp_micros"))
-    created_ms = None if micros is None else int(read_number({"timestamp_micros": micros}, "timestamp_micros")) // 1000
-    identifiers = [
-        ("user", read_text(shared, "user_id")),
-        ("device", read_text(shared, "app_instance_id")),
-        ("cookie", read_text(shared, "client_id")),
-    ]
-    client = read_text(shared, "client_id", "app_instance_id")
-    same_in_retries = orjson.dumps([client, micros, name, params], option=orjson.OPT_SORT_KEYS) if micros is not None else b""
+    same_in_retries = dumps([client, micros, name, event.get("params")]) if created_ms is not None else b""
     return ProtocolEvent(
         name,
         PROTOCOL,
-        read_text(params, "event_id"),
+        params.text("event_id"),
         same_in_retries,
-        [(kind, value) for kind, value in identifiers if value],
+        _read_identifiers(body),
         created_ms=created_ms,
-        signals=signals.as_map(),
-        page_url=read_text(params, "page_location"),
-        page_title=read_text(params, "page_title"),
-        page_referrer=read_text(params, "page_referrer"),
-        user_agent=read_text(read_object(shared, "device"), "user_agent") or read_text(shared, "user_agent"),
-        ip=read_text(shared, "ip_override"),
-        click_ids=read_click_ids(params),
-        order_id=read_text(params, "transaction_id", "order_id"),
-        value=read_number(params, "value"),
-        currency=read_text(params, "currency"),
-        decision_token=read_text(params, "decision_token"),
-        properties=drop_fields(params, MAPPED_FIELDS | signal_names),
+        signals=signals,
+        page_url=page_url,
+        page_title=params.text("page_title"),
+        page_referrer=page_referrer,
+        user_agent=device.text("user_agent") or body.text("user_agent"),
+        ip=body.text("ip_override"),
+        click_ids=read_click_ids(params, page_url, page_referrer),
+        order_id=order_id,
+        value=value,
+        currency=currency,
+        decision_token=params.text("decision_token"),
+        items=items,
+        session_id=params.text("session_id", "ga_session_id"),
+        group_id=params.text("group_id"),
+        language=params.text("language") or device.text("language"),
+        screen=params.text("screen_resolution") or device.text("screen_resolution"),
+        timezone=params.text("timezone"),
+        user_properties=_read_user_properties(body, fields),
+        properties=_leftovers(body, fields, params, device),
+        problems=problems,
         region=merge_regions([*read_locations(shared), *read_locations(event)]),
     )
 
 
-def _signals(shared: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[SignalBuilder, set[str]]:
-    """Return the signals of body, event and params (`consent` is Consent Mode), and which params are signals."""
+def _note_limits(fields: FieldReader, name: str, params: FieldReader) -> None:
+    """Tell the owner what Google would have left out."""
+    if len(name) > MAX_NAME:
+        fields.note("name", f"at most {MAX_NAME} characters")
+    if len(params.fields) > MAX_PARAMS:
+        fields.note("params", f"at most {MAX_PARAMS} parameters")
+
+
+def _read_micros(fields: FieldReader, body: FieldReader) -> int | None:
+    """Return milliseconds UTC; None where there is no time, or it is not in microseconds."""
+    reader = fields if fields.fields.get("timestamp_micros") is not None else body
+    value = reader.fields.get("timestamp_micros")
+    if value is None:
+        return None
+    try:
+        micros = int(float(value)) if isinstance(value, float | str) else int(value)
+    except (TypeError, ValueError, OverflowError):
+        micros = 0
+    if not MIN_MICROS <= micros < 4 * MIN_MICROS or isinstance(value, bool):
+        reader.note("timestamp_micros", "microseconds since 1970")
+        return None
+    reader.skip(("timestamp_micros",))
+    return micros // 1000
+
+
+MIN_MICROS = 946_684_800_000_000
+"""The year 2000: a smaller number is in another unit. Four times as much is the year 2090."""
+
+
+def _read_identifiers(body: FieldReader) -> list[tuple[str, str]]:
+    identifiers = [
+        ("user", body.identifier("user_id")),
+        ("device", body.identifier("app_instance_id")),
+        ("cookie", body.identifier("client_id")),
+    ]
+    return [(kind, value) for kind, value in identifiers if value]
+
+
+def _read_user_properties(*readers: FieldReader) -> dict[str, Any]:
+    """Return the properties of body and event; `{"value": x}` is x."""
+    merged = merge_fields(*(reader.object("user_properties").rest() for reader in readers))
+    return {
+        name: value["value"] if isinstance(value, Mapping) and "value" in value and value.keys() <= _VALUE_KEYS else value
+        for name, value in merged.items()
+    }
+
+
+_VALUE_KEYS = {"value", "set_timestamp_micros"}
+
+
+def _leftovers(body: FieldReader, fields: FieldReader, params: FieldReader, device: FieldReader) -> dict[str, Any]:
+    """Return what no field of the contract has. `user_data`, plain hashes that identify people, is masked there."""
+    return merge_fields(params.rest(), fields.rest(), body.rest(), flatten_objects(device.rest("device.")))
+
+
+def _read_signals(body: FieldReader, fields: FieldReader, params: FieldReader) -> Mapping[str, str]:
+    """Return the signals of body, event and params (`consent` is Consent Mode), all of which count as read."""
     signals = SignalBuilder()
-    signals.add_signal_fields(shared)
-    signals.add_signal_fields(event)
-    name_lists = [signals.add_signal_fields(params) for params in all_values(event, "params") if isinstance(params, Mapping)]
-    return signals, {name for names in name_lists for name in names}
+    for reader in (body, fields):
+        reader.skip(signals.add_signal_fields(reader.fields))
+    for values in all_values(fields.fields, "params"):
+        if isinstance(values, Mapping):
+            params.skip(signals.add_signal_fields(values))
+    return signals.as_map()

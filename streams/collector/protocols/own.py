@@ -4,23 +4,14 @@ Body: one event, `{"events": [...]}`, or an array. Common keys of a container's 
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
-from infra.parsing.times import parse_time
-from streams.collector.event import (
-    CLICK_IDS,
-    InvalidField,
-    Item,
-    ProtocolEvent,
-    parse_object,
-    read_click_ids,
-    read_event_name,
-    read_number,
-    read_object,
-    read_text,
-    read_texts,
-)
+from streams.collector.event import InvalidField, Item, ProtocolEvent, parse_object
+from streams.collector.fields.amount import read_amount
+from streams.collector.fields.click_ids import read_click_ids
+from streams.collector.fields.event_ids import content_to_derive
+from streams.collector.fields.items import read_items
+from streams.collector.fields.reader import FieldReader, merge_fields
 from streams.collector.fields.region import read_region
 from streams.collector.fields.repeated_keys import all_values, overlay, select_fields
 from streams.collector.signals.field_roles import find_signal_fields
@@ -29,11 +20,6 @@ from streams.collector.signals.signals import SignalBuilder
 PROTOCOL = "headwater"
 
 IDENTIFIERS = {"user_id": "user", "device_id": "device", "client_id": "cookie", "anonymous_id": "cookie"}
-MAPPED_FIELDS = {
-    "event_id", "event_name", "event_ts", "timestamp", "sent_ts", "user_data", "page_location", "page_url",
-    "page_title", "page_referrer", "user_agent", "ip_override", "tag_version", "order_id", "transaction_id", "value",
-    "currency", "decision_token", "properties", *IDENTIFIERS, *CLICK_IDS,
-}  # fmt: skip
 
 
 def extract_items(body: Any) -> list[Any]:
@@ -60,67 +46,61 @@ def parse_item(item: Any) -> Item:
 
 
 def _parse(event: Mapping[str, Any]) -> ProtocolEvent:
-    signals, inner = SignalBuilder(), read_object(event, "properties")
-    properties = {**inner, **{name: value for name, value in event.items() if name not in MAPPED_FIELDS}}
-    signal_names = signals.add_signal_fields(event)
-    for source in all_values(event, "properties"):
-        if isinstance(source, Mapping):
-            signal_names += signals.add_signal_fields(source)
-    for name in signal_names:
-        properties.pop(name, None)
+    problems: list[str] = []
+    fields = FieldReader(event, problems)
+    inner, person, traits = fields.object("properties"), fields.object("user_data"), fields.object("user_properties")
+    signals = _read_signals(event, fields, inner)
+    name = fields.event_name("event_name")
+    page_url, page_referrer = fields.text("page_location", "page_url"), fields.text("page_referrer")
+    order_id, items = fields.text("order_id", "transaction_id"), read_items(fields, "items", "products")
+    value, currency = read_amount(name, fields, is_commerce=bool(order_id or items))
+    created_ms, sent_ms = fields.time("event_ts", "timestamp"), fields.time("sent_ts")
+    event_id = fields.text("event_id")
     return ProtocolEvent(
-        read_event_name(event, "event_name"),
+        name,
         PROTOCOL,
-        read_text(event, "event_id"),
-        identifiers=read_identifiers(event),
-        created_ms=read_time(event, "event_ts", "timestamp"),
-        sent_ms=read_time(event, "sent_ts"),
-        signals=signals.as_map(),
-        page_url=read_text(event, "page_location", "page_url"),
-        page_title=read_text(event, "page_title"),
-        page_referrer=read_text(event, "page_referrer"),
-        user_agent=read_text(event, "user_agent"),
-        ip=read_text(event, "ip_override"),
-        tag_version=read_text(event, "tag_version"),
-        click_ids=read_click_ids(event),
-        order_id=read_text(event, "order_id", "transaction_id"),
-        value=read_number(event, "value"),
-        currency=read_text(event, "currency"),
-        decision_token=read_text(event, "decision_token"),
-        properties=properties,
-        region=read_region(event, inner),
+        event_id,
+        content_to_derive(event, created_ms is not None or sent_ms is not None),
+        identifiers=_read_identifiers(fields, person),
+        created_ms=created_ms,
+        sent_ms=sent_ms,
+        signals=signals,
+        page_url=page_url,
+        page_title=fields.text("page_title"),
+        page_referrer=page_referrer,
+        user_agent=fields.text("user_agent"),
+        ip=fields.text("ip_override"),
+        tag_version=fields.text("tag_version"),
+        click_ids=read_click_ids(fields, page_url, page_referrer),
+        order_id=order_id,
+        value=value,
+        currency=currency,
+        decision_token=fields.text("decision_token"),
+        items=items or read_items(inner, "items"),
+        session_id=fields.text("session_id", "ga_session_id") or inner.text("session_id"),
+        group_id=fields.text("group_id") or inner.text("group_id"),
+        language=fields.text("language") or inner.text("language"),
+        screen=fields.text("screen_resolution", "screen") or inner.text("screen_resolution"),
+        timezone=fields.text("timezone") or inner.text("timezone"),
+        user_properties=dict(traits.rest()),
+        properties=merge_fields(fields.rest(), inner.rest(), person.rest("user_data.")),
+        problems=problems,
+        region=read_region(event, inner.fields),
     )
 
 
-def read_identifiers(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (kind, value) of every identifier."""
-    person = read_object(fields, "user_data")
-    identifiers = [(kind, read_text(fields, name)) for name, kind in IDENTIFIERS.items()]
-    identifiers += [("email", value) for value in read_texts(person, "email", "email_address")]
-    identifiers += [("phone", value) for value in read_texts(person, "phone", "phone_number")]
+def _read_signals(event: Mapping[str, Any], fields: FieldReader, inner: FieldReader) -> Mapping[str, str]:
+    signals = SignalBuilder()
+    fields.skip(signals.add_signal_fields(event))
+    for properties in all_values(event, "properties"):
+        if isinstance(properties, Mapping):
+            inner.skip(signals.add_signal_fields(properties))
+    return signals.as_map()
+
+
+def _read_identifiers(fields: FieldReader, person: FieldReader) -> list[tuple[str, str]]:
+    identifiers = [(kind, fields.identifier(name)) for name, kind in IDENTIFIERS.items() if name in fields.fields]
+    if person.fields:
+        identifiers += [("email", value) for value in person.identifiers("email", "email_address")]
+        identifiers += [("phone", value) for value in person.identifiers("phone", "phone_number")]
     return [(kind, value) for kind, value in identifiers if value]
-
-
-def read_time(fields: Mapping[str, Any], *names: str) -> int | None:
-    """Return milliseconds UTC from the first of these fields in a form of `infra.parsing.times`. InvalidField for other values.
-
-    A readable but impossible time (of 1900, or seconds since a page was opened) counts as missing.
-    """
-    for name in names:
-        value = fields.get(name)
-        if value is None or value == "":
-            continue
-        if (moment := parse_time(value)) is not None:
-            return moment
-        if not _is_impossible(value):
-            raise InvalidField(f"{name} must be milliseconds or seconds since 1970, or an ISO 8601 time")
-    return None
-
-
-def _is_impossible(value: Any) -> bool:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return 0 < value < float("inf")
-    try:
-        return isinstance(value, str) and bool(datetime.fromisoformat(value.strip().upper()))
-    except ValueError:
-        return False

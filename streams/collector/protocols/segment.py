@@ -3,21 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from streams.collector.event import (
-    InvalidField,
-    Item,
-    ProtocolEvent,
-    drop_fields,
-    parse_object,
-    read_click_ids,
-    read_event_name,
-    read_number,
-    read_object,
-    read_text,
-)
+from streams.collector.event import InvalidField, Item, ProtocolEvent, parse_object, read_object
+from streams.collector.fields.amount import read_amount
+from streams.collector.fields.click_ids import read_click_ids
+from streams.collector.fields.event_ids import content_to_derive
+from streams.collector.fields.items import read_items
+from streams.collector.fields.reader import FieldReader, flatten_objects, merge_fields
 from streams.collector.fields.region import merge_regions, normalise_location
 from streams.collector.fields.repeated_keys import all_values, overlay, select_fields
-from streams.collector.protocols.own import read_time
 from streams.collector.signals.field_roles import find_signal_fields
 from streams.collector.signals.signals import SignalBuilder
 
@@ -78,61 +71,150 @@ def parse_item(item: Any) -> Item:
     return parse_object(item, "a call", _parse)
 
 
+class _CallFields(NamedTuple):
+    """Readers of the objects of a call."""
+
+    call: FieldReader
+    context: FieldReader
+    properties: FieldReader
+    traits: FieldReader
+    context_traits: FieldReader
+    page: FieldReader
+    library: FieldReader
+    device: FieldReader
+    screen: FieldReader
+
+
 def _parse(message: Mapping[str, Any]) -> ProtocolEvent:
-    call = message.get("type")
-    if call not in CALLS:
-        raise InvalidField(f"type must be one of {', '.join(CALLS)}")
-    context, properties = read_object(message, "context"), read_object(message, "properties")
-    traits = {**read_object(context, "traits"), **read_object(message, "traits")}
-    signals, signal_names = _signals(message)
-    page, library, device = read_object(context, "page"), read_object(context, "library"), read_object(context, "device")
-    identifiers = [
-        ("user", read_text(message, "userId")),
-        ("device", read_text(device, "id")),
-        ("cookie", read_text(message, "anonymousId")),
-        ("email", read_text(traits, "email")),
-        ("phone", read_text(traits, "phone")),
-    ]
+    problems: list[str] = []
+    call = FieldReader(message, problems)
+    context, properties = call.object("context"), call.object("properties")
+    fields = _CallFields(
+        call,
+        context,
+        properties,
+        call.object("traits"),
+        *map(context.object, ("traits", "page", "library", "device", "screen")),
+    )
+    kind, signals = _read_kind(call), _read_signals(message, fields)
+    name = call.event_name("event") if kind == "track" else kind
+    page_url, page_referrer = _read_page(fields, "url"), _read_page(fields, "referrer")
+    order_id, items = properties.text("order_id", "orderId"), read_items(properties, "products", "items")
+    value, currency = read_amount(name, properties, is_commerce=bool(order_id or items))
+    created_ms, sent_ms = call.time("originalTimestamp", "timestamp"), call.time("sentAt")
+    identifiers = _read_identifiers(fields, kind)
     return ProtocolEvent(
-        read_event_name(message, "event") if call == "track" else str(call),
+        name,
         PROTOCOL,
-        read_text(message, "messageId"),
-        identifiers=[(kind, value) for kind, value in identifiers if value],
-        created_ms=read_time(message, "originalTimestamp", "timestamp"),
-        sent_ms=read_time(message, "sentAt"),
-        signals=signals.as_map(),
-        page_url=read_text(page, "url") or read_text(properties, "url"),
-        page_title=read_text(page, "title") or read_text(properties, "title"),
-        page_referrer=read_text(page, "referrer") or read_text(properties, "referrer"),
-        user_agent=read_text(context, "userAgent"),
-        ip=read_text(context, "ip"),
-        tag_version=f"{read_text(library, 'name')}/{read_text(library, 'version')}" if library else "",
-        click_ids=read_click_ids(properties),
-        order_id=read_text(properties, "order_id", "orderId"),
-        value=read_number(properties, "value", "revenue", "total"),
-        currency=read_text(properties, "currency"),
-        decision_token=read_text(properties, "decision_token"),
-        properties=drop_fields(properties, MAPPED_FIELDS | signal_names),
-        region=merge_regions([normalise_location(context["location"])] if isinstance(context.get("location"), Mapping) else []),
+        call.text("messageId"),
+        content_to_derive(message, created_ms is not None or sent_ms is not None),
+        identifiers=identifiers,
+        created_ms=created_ms,
+        sent_ms=sent_ms,
+        signals=signals,
+        page_url=page_url,
+        page_title=_read_page(fields, "title"),
+        page_referrer=page_referrer,
+        user_agent=context.text("userAgent"),
+        ip=context.text("ip"),
+        tag_version="/".join(filter(None, (fields.library.text("name"), fields.library.text("version")))),
+        click_ids=read_click_ids(properties, page_url, page_referrer),
+        order_id=order_id,
+        value=value,
+        currency=currency,
+        decision_token=properties.text("decision_token"),
+        items=items,
+        session_id=context.text("sessionId") or properties.text("session_id"),
+        group_id=call.text("groupId") or context.text("groupId"),
+        language=context.text("locale"),
+        screen=_read_screen(fields.screen),
+        timezone=context.text("timezone"),
+        user_properties=_user_properties(fields, kind),
+        properties=_leftovers(fields, kind),
+        problems=problems,
+        region=_read_region(context),
     )
 
 
-def _signals(message: Mapping[str, Any]) -> tuple[SignalBuilder, set[str]]:
-    """Return the signals of a call, its context, traits and properties, and which properties are signals."""
+def _read_kind(call: FieldReader) -> str:
+    """Return the kind of a call, in lower case. InvalidField for an unknown one."""
+    kind = call.text("type").strip().lower() or ("track" if call.fields.get("event") else "")
+    if kind not in CALLS:
+        raise InvalidField(f"type must be one of {', '.join(CALLS)}")
+    return kind
+
+
+def _read_identifiers(fields: _CallFields, kind: str) -> list[tuple[str, str]]:
+    call, traits = fields.call, fields.traits if kind != "group" else fields.context_traits
+    identifiers = [
+        ("user", call.identifier("userId")),
+        ("device", fields.device.identifier("id")),
+        ("cookie", call.identifier("anonymousId")),
+        ("email", traits.identifier("email") or fields.context_traits.identifier("email")),
+        ("phone", traits.identifier("phone") or fields.context_traits.identifier("phone")),
+    ]
+    if kind in ("alias", "merge"):
+        identifiers.append(("cookie", call.identifier("previousId")))
+    return [(identifier, value) for identifier, value in identifiers if value]
+
+
+def _read_page(fields: _CallFields, name: str) -> str:
+    """Return a field of the page, from the context or else from the properties. Another value in the properties stays there."""
+    if text := fields.page.text(name):
+        fields.properties.skip_equal(name, text)
+        return text
+    return fields.properties.text(name)
+
+
+def _read_screen(screen: FieldReader) -> str:
+    if screen.fields.get("width") and screen.fields.get("height"):
+        width, height = screen.text("width"), screen.text("height")
+        return f"{width}x{height}" if width and height else ""
+    return ""
+
+
+def _read_region(context: FieldReader) -> str:
+    location = context.fields.get("location")
+    return merge_regions([normalise_location(location)]) if isinstance(location, Mapping) else ""
+
+
+def _user_properties(fields: _CallFields, kind: str) -> dict[str, Any]:
+    traits = fields.context_traits.rest()
+    return merge_fields(traits) if kind == "group" else merge_fields(fields.traits.rest(), traits)
+
+
+def _leftovers(fields: _CallFields, kind: str) -> dict[str, Any]:
+    """Return what no field of the contract has: properties, a group's traits, the rest of the context and of the call."""
+    fields.call.skip(UNKEPT)
+    fields.context.skip(UNKEPT)
+    sources = [fields.properties.rest(), fields.call.rest()]
+    if kind == "group":
+        sources.append(fields.traits.rest("group."))
+    parts = {"page": fields.page, "library": fields.library, "device": fields.device, "screen": fields.screen}
+    inner = (field for name, reader in parts.items() for field in reader.rest(f"context.{name}."))
+    sources += [flatten_objects(fields.context.rest("context.")), flatten_objects(inner, 2)]
+    return merge_fields(*sources)
+
+
+UNKEPT = frozenset({"writeKey"})
+"""Fields that are never kept."""
+
+
+def _read_signals(message: Mapping[str, Any], fields: _CallFields) -> Mapping[str, str]:
+    """Return the signals of a call, its context, traits and properties, all of which count as read."""
     signals = SignalBuilder()
-    signals.add_signal_fields(message)
+    fields.call.skip(signals.add_signal_fields(message))
     for context in all_values(message, "context"):
         if isinstance(context, Mapping):
-            signals.add_signal_fields(context)
-    for traits in (*all_values(message, "traits"), *all_values(read_object(message, "context"), "traits")):
+            fields.context.skip(signals.add_signal_fields(context))
+        elif context:
+            signals.add_consent(context)  # whatever it says about consent cannot be read
+    for traits in (*all_values(message, "traits"), *all_values(fields.context.fields, "traits")):
         if isinstance(traits, Mapping):
-            signals.add_signal_fields(traits)
-    signal_names = [
-        signals.add_signal_fields(properties)
-        for properties in all_values(message, "properties")
-        if isinstance(properties, Mapping)
-    ]
-    return signals, {name for names in signal_names for name in names}
-
-
-MAPPED_FIELDS = {"url", "title", "referrer", "order_id", "orderId", "value", "revenue", "total", "currency", "decision_token"}
+            names = signals.add_signal_fields(traits)
+            fields.traits.skip(names)
+            fields.context_traits.skip(names)
+    for properties in all_values(message, "properties"):
+        if isinstance(properties, Mapping):
+            fields.properties.skip(signals.add_signal_fields(properties))
+    return signals.as_map()

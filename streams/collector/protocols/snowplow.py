@@ -1,24 +1,19 @@
 """The Snowplow tracker protocol, version 2 (`POST` to `tp2`, `GET /i`). Pure. The app id (`aid`) is the write key."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from streams.collector.event import (
-    InvalidField,
-    Item,
-    ProtocolEvent,
-    drop_fields,
-    parse_object,
-    read_click_ids,
-    read_number,
-    read_object,
-    read_text,
-)
+from streams.collector.event import InvalidField, Item, ProtocolEvent, parse_object, read_object, read_text
+from streams.collector.fields.amount import read_amount, read_currency
+from streams.collector.fields.click_ids import read_click_ids
+from streams.collector.fields.event_ids import content_to_derive
+from streams.collector.fields.items import name_items
+from streams.collector.fields.reader import FieldReader, merge_fields
 from streams.collector.fields.region import merge_regions, normalise_location
 from streams.collector.fields.repeated_keys import all_values, loads
 from streams.collector.protocols.snowplow_consent import VENDOR, add_choices, is_consent_schema
@@ -32,8 +27,17 @@ PAYLOAD = "iglu:com.snowplowanalytics.snowplow/payload_data/"
 CONSENT = "iglu:com.headwater/consent/"
 NAMES = {"pv": "page_view", "pp": "page_ping", "tr": "transaction", "ti": "transaction_item", "se": "struct"}
 KINDS = (*NAMES, "ue")
-MAX_ENTITIES = 50
-MAPPED_FIELDS = frozenset({"order_id", "value", "currency", "decision_token"})
+MAX_ENTITIES = 500
+"""Entities of one event; an event with more is refused, because one of them may be a refusal."""
+PRODUCTS = frozenset({"product", "productFieldObject"})
+"""Short names of the schemas of products: Snowplow's e-commerce, and Google's enhanced one."""
+SESSION = "client_session"
+ITEM_FIELDS = {"ti_sk": "item_id", "ti_nm": "item_name", "ti_ca": "category", "ti_pr": "price", "ti_qu": "quantity"}
+"""Fields of a `transaction_item` -> names of the contract."""
+MIN_MS = 946_684_800_000
+"""The year 2000: a smaller number is in another unit. Four times as much is the year 2090."""
+UNKEPT = frozenset({"aid", "co", "cx", "ue_pr", "ue_px", "e"})
+"""Fields that are read elsewhere, or never kept: the app id is the write key."""
 
 GEO = frozenset({"geo_country", "geo_region"})
 MAX_SCHEMA = 256  # characters of a schema's URI by which it is classified
@@ -77,42 +81,105 @@ def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:
     kind = payload.get("e")
     if kind not in KINDS:
         raise InvalidField(f"e must be one of {', '.join(KINDS)}")
+    problems: list[str] = []
+    fields = FieldReader(payload, problems)
     entities = _read_entities(payload)
     events = _unstructured_events(payload) if kind == "ue" else []
-    name, properties = _name_and_data(events[-1]) if events else (NAMES[str(kind)], _protocol_fields(payload))
+    name, event_data = _name_and_data(events[-1]) if events else (NAMES[str(kind)], {})
+    data = FieldReader(event_data, problems, f"{name}.")
     signals, signal_names = _signals(payload, events, entities)
-    for schema, entity in entities:
-        if not schema.startswith(CONSENT):
-            properties[f"entity.{_short_name(schema)}"] = entity.get("data")
-    identifiers = [
-        ("user", read_text(payload, "uid")),
-        ("device", read_text(payload, "tnuid")),
-        ("cookie", read_text(payload, "duid")),
-    ]
+    fields.skip(UNKEPT)
+    data.skip(signal_names)
+    page_url, page_referrer = fields.text("url"), fields.text("refr")
+    order_id = fields.text("tr_id", "ti_id") or data.text("order_id", "orderId", "transaction_id")
+    items = [*_transaction_items(fields), *_products(entities)]
+    value, currency = _read_value(name, fields, data, is_commerce=bool(order_id or items))
+    created_ms, sent_ms = _read_ms(fields, "ttm") or _read_ms(fields, "dtm"), _read_ms(fields, "stm")
+    sessions = [entity.get("data") for schema, entity in entities if _short_name(schema) == SESSION]
+    session = FieldReader(next((inner for inner in sessions if isinstance(inner, dict)), {}), problems, f"{SESSION}.")
     return ProtocolEvent(
         name,
         PROTOCOL,
-        read_text(payload, "eid"),
-        identifiers=[(id_kind, value) for id_kind, value in identifiers if value],
-        created_ms=_read_ms(payload, "ttm") or _read_ms(payload, "dtm"),
-        sent_ms=_read_ms(payload, "stm"),
+        fields.text("eid"),
+        content_to_derive(payload, created_ms is not None or sent_ms is not None),
+        identifiers=_read_identifiers(fields),
+        created_ms=created_ms,
+        sent_ms=sent_ms,
         signals=signals.as_map(),
-        page_url=read_text(payload, "url"),
-        page_title=read_text(payload, "page"),
-        page_referrer=read_text(payload, "refr"),
-        user_agent=read_text(payload, "ua"),
-        ip=read_text(payload, "ip"),
-        tag_version=read_text(payload, "tv"),
-        click_ids=read_click_ids(properties),
-        order_id=read_text(payload, "tr_id", "ti_id") or read_text(properties, "order_id"),
-        value=read_number(payload, "tr_tt", "se_va") or read_number(properties, "value"),
-        currency=read_text(payload, "tr_cu", "ti_cu") or read_text(properties, "currency"),
-        decision_token=read_text(properties, "decision_token"),
-        properties=drop_fields(properties, MAPPED_FIELDS | signal_names),
+        page_url=page_url,
+        page_title=fields.text("page"),
+        page_referrer=page_referrer,
+        user_agent=fields.text("ua"),
+        ip=fields.text("ip"),
+        tag_version=fields.text("tv"),
+        click_ids=read_click_ids(data, page_url, page_referrer),
+        order_id=order_id,
+        value=value,
+        currency=currency,
+        decision_token=data.text("decision_token"),
+        items=items,
+        session_id=fields.text("sid") or session.text("sessionId"),
+        language=fields.text("lang"),
+        screen=fields.text("res"),
+        timezone=fields.text("tz"),
+        properties=merge_fields(data.rest(), fields.rest(), _other_entities(entities)),
+        problems=problems,
         region=merge_regions(map(normalise_location, [payload, *_located_entities(entities)]))
         if entities or not GEO.isdisjoint(payload)
         else "",
     )
+
+
+def _read_identifiers(fields: FieldReader) -> list[tuple[str, str]]:
+    identifiers = [
+        ("user", fields.identifier("uid")),
+        ("device", fields.identifier("tnuid")),
+        ("cookie", fields.identifier("duid")),
+    ]
+    return [(kind, value) for kind, value in identifiers if value]
+
+
+def _read_value(name: str, fields: FieldReader, data: FieldReader, *, is_commerce: bool) -> tuple[float, str]:
+    """Return (value, currency) of a transaction, else of an event's data. A structured event's number is no money."""
+    if fields.fields.get("tr_tt") not in (None, ""):
+        money = fields.money("tr_tt")
+        return money.amount, read_currency(fields, "tr_cu", "ti_cu") or money.currency
+    currency = read_currency(fields, "tr_cu", "ti_cu")
+    value, data_currency = read_amount(name, data, is_commerce=is_commerce)
+    return value, currency or data_currency
+
+
+def _read_ms(fields: FieldReader, name: str) -> int | None:
+    """Return a time in milliseconds, the protocol's only unit; None where there is none."""
+    text = fields.fields.get(name)
+    if text is None or text == "":
+        return None
+    if not (isinstance(text, str | int) and str(text).isascii() and str(text).isdigit() and MIN_MS <= int(text) < 4 * MIN_MS):
+        fields.note(name, "milliseconds since 1970")
+        return None
+    return int(fields.take(name))
+
+
+def _transaction_items(fields: FieldReader) -> list[dict[str, Any]]:
+    """Return the product of a `transaction_item`."""
+    item = {common: fields.take(name) for name, common in ITEM_FIELDS.items() if name in fields.fields}
+    return [item] if item else []
+
+
+def _products(entities: "list[Described]") -> list[dict[str, Any]]:
+    products = [entity.get("data") for schema, entity in entities if _short_name(schema) in PRODUCTS]
+    return name_items(product for product in products if isinstance(product, dict))
+
+
+def _other_entities(entities: "list[Described]") -> Iterator[tuple[str, Any]]:
+    """Yield `entity.<name>` of every entity but consent and products: its data, or a list where several have one schema."""
+    by_name: dict[str, list[Any]] = {}
+    for schema, entity in entities:
+        name = _short_name(schema)
+        if not schema.startswith(CONSENT) and not (name in PRODUCTS and isinstance(entity.get("data"), dict)):
+            by_name.setdefault(name, []).append(entity.get("data"))
+    for name, data in by_name.items():
+        yield f"entity.{name}", data[0] if len(data) == 1 else data
 
 
 def _unstructured_events(payload: Mapping[str, Any]) -> list[Described]:
@@ -211,21 +278,7 @@ def _decode_base64(value: Any, name: str) -> bytes:
         raise InvalidField(f"{name} must be base64") from None
 
 
-def _protocol_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of structured events, transactions and page pings, under their protocol names."""
-    return {name: value for name, value in payload.items() if name.startswith(("se_", "tr_", "ti_", "pp_"))}
-
-
 def _short_name(schema: str) -> str:
     """Return the name of a schema: `iglu:vendor/name/jsonschema/1-0-0` -> `name`."""
     parts = schema.split("/")
     return parts[1] if len(parts) > 1 and parts[1] else "unknown"
-
-
-def _read_ms(payload: Mapping[str, Any], name: str) -> int | None:
-    value = read_text(payload, name)
-    if not value:
-        return None
-    if not value.isdigit() or len(value) > 14:
-        raise InvalidField(f"{name} must be milliseconds since 1970")
-    return int(value)

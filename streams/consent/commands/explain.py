@@ -44,6 +44,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+COMPUTED = frozenset({"collector_ts", "event_ts_source", "heartbeat", "identifiers", "ip_prefix", "signals"})
+"""Fields of `events.raw` that no sender writes: they tell a record from a body."""
+
 
 app.add_typer(gvl_app, name="gvl")
 app.command("simulate", epilog="Example: headwater consent simulate --policy new.yaml --hours 6")(simulate_command)
@@ -121,7 +124,7 @@ def read_event(file: Path, registry: Registry, region: str = "") -> Record:
         raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from None
     if not isinstance(fields, dict):
         raise ConfigError(f"{file}: an event is a JSON object")
-    if "consent" in fields or (set(contract.names) - own.MAPPED_FIELDS).isdisjoint(fields):
+    if "consent" in fields or COMPUTED.isdisjoint(fields):
         return _collected(file, fields, contract, region)
     if region:
         fields["region"] = region

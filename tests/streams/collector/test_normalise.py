@@ -13,6 +13,7 @@ from streams.collector.fields.agents import device_class, is_bot
 from streams.collector.masking import mask_text
 from streams.collector.normalise import Normaliser, RequestContext, choose_event_time, ip_prefix
 from streams.collector.protocols.choices import SentChoice, build_records, parse_item
+from streams.collector.write_keys import KeyKind
 from streams.identity.nodes import NodeKeys, node, versions
 
 SECRET = Secret("for tests only, forty characters long...")
@@ -39,15 +40,30 @@ def record(event: ProtocolEvent, contract: Contract = RAW, **request: Any) -> tu
     [
         (None, None, NOW, "collector"),
         (NOW - 5_000, None, NOW - 5_000, "device"),
+        (NOW - 5_000, NOW - 800, NOW - 5_000, "device"),  # the request's way is no skew
         (1_000_000, 1_007_000, NOW - 7_000, "corrected"),  # a clock that is decades behind
         (1_000_900, 1_000_000, NOW, "corrected"),  # a sending time cut to whole seconds
+        (-2_208_988_800_000, NOW, NOW, "collector"),  # the year 1900
+        (-2_208_988_800_000, None, NOW, "collector"),
         (NOW + 24 * HOUR, None, NOW, "collector"),
         (NOW - 72 * HOUR, None, NOW - 72 * HOUR, "device"),
     ],
 )
 def test_the_best_clock_there_is(created_ms: int | None, sent_ms: int | None, when: int, clock: str) -> None:
     """The device's time is corrected by its skew; where it is absurd the collector's counts."""
-    assert choose_event_time(ProtocolEvent("x", "headwater", created_ms=created_ms, sent_ms=sent_ms), NOW) == (when, clock)
+    problems: list[str] = []
+    event = ProtocolEvent("x", "headwater", created_ms=created_ms, sent_ms=sent_ms)
+    assert choose_event_time(event, RequestContext("web", "shop.example", NOW), problems) == (when, clock)
+    assert problems == (["event time: between 2000 and tomorrow"] if created_ms and clock == "collector" else [])
+
+
+def test_imports_are_believed_and_marked() -> None:
+    """A batch of August that was sent in August is of August."""
+    august = NOW - 100 * 24 * HOUR
+    event = ProtocolEvent("x", "headwater", created_ms=august, sent_ms=august + 2_000)
+    _, fields, _ = record(event, kind=KeyKind.IMPORT)
+    assert (fields["event_ts"], fields["event_ts_source"], fields["imported"]) == (august, "device", True)
+    assert record(event)[1]["imported"] is False
 
 
 def test_no_identifier_gets_past_in_clear() -> None:
@@ -156,3 +172,65 @@ def test_crawlers_are_flagged_and_devices_classified() -> None:
     assert is_bot(CRAWLER)
     assert (device_class(CRAWLER), device_class(PHONE_AGENT), device_class("")) == ("bot", "mobile", "")
     assert not is_bot(PHONE_AGENT)
+
+
+@pytest.mark.parametrize(
+    "junk", ["undefined", "null", "(not set)", "0", "", "000-000", "[object Object]", "{{event_id}}", " - "]
+)
+def test_an_event_id_that_says_nothing_is_none(junk: str) -> None:
+    """It is derived from the content where that has a time, else random: two events never share it."""
+    ids = [
+        record(ProtocolEvent("x", "own", junk, derive_from=content))[1]["event_id"] for content in (b"a", b"a", b"b", b"", b"")
+    ]
+    assert ids[0] == ids[1]
+    assert len({*ids, junk}) == 5
+    problems = record(ProtocolEvent("x", "own", junk))[1]["problems"]
+    assert len(problems) == (1 if junk else 0)
+
+
+def test_long_event_ids_stay_different() -> None:
+    """And equal ones equal."""
+    first, again, other = (record(ProtocolEvent("x", "own", "k" * 200 + end))[1]["event_id"] for end in "112")
+    assert first == again != other
+    assert len(first) <= 128
+
+
+def test_agents_of_libraries_are_no_crawlers_and_no_devices() -> None:
+    """Unless a browser's key says that the agent is the visitor's."""
+    for agent in (
+        "python-requests/2.33.0",
+        "Go-http-client/1.1",
+        "axios/1.9.0",
+        "analytics-node/2.1.3",
+        "Apache-HttpClient/4.5 (Java/17)",
+    ):
+        _, fields, _ = record(ProtocolEvent("x", "own"), user_agent=agent)
+        assert (fields["bot"], fields["device_class"], fields["user_agent"]) == (False, "", agent)
+    assert record(ProtocolEvent("x", "own"), user_agent="axios/1.9.0", kind=KeyKind.BROWSER)[1]["bot"]
+    assert record(ProtocolEvent("x", "own", user_agent=CRAWLER), user_agent="axios/1.9.0")[1]["bot"]
+    assert record(ProtocolEvent("x", "own"), user_agent=CRAWLER)[1]["bot"]
+
+
+def test_limits_leave_a_note() -> None:
+    """What is cut or left out is named, and names that begin alike stay apart."""
+    properties = {"q" * 140 + str(i): i for i in range(2)} | {"long": "x" * 5_000} | {f"p{i}": i for i in range(210)}
+    _, fields, _ = record(ProtocolEvent("x", "own", properties=properties))
+    assert len(fields["properties"]) == 200
+    assert [text for name, text in fields["properties"].items() if name.startswith("q")] == ["0", "1"]
+    assert max(map(len, fields["properties"])) <= 128
+    assert any(problem.startswith("long: at most 4096") for problem in fields["problems"])
+    assert any("p197, p198" in problem for problem in fields["problems"])
+
+
+def test_items_and_traits_are_masked_texts() -> None:
+    """Addresses do not get past in products, nor a person's name among the traits."""
+    event = ProtocolEvent(
+        "x",
+        "own",
+        items=[{"item_id": 1, "note": "to ada@example.org"}],
+        user_properties={"name": "Ada L", "plan": "gold", "seats": 2},
+    )
+    _, fields, hidden = record(event)
+    assert fields["items"] == [{"item_id": "1", "note": "to [email]"}]
+    assert fields["user_properties"] == {"name": "[removed]", "plan": "gold", "seats": "2"}
+    assert hidden == ["items", "traits"]
