@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from schemas.codec import HEADER_BYTES, Undecodable, read_datum
 from schemas.contract import Contract
-from schemas.fast.kinds import field_kind
-from schemas.fast.primitives import STEPS, skip_blocks, text_end
+from schemas.fast.kinds import MAPS, field_kind
+from schemas.fast.primitives import STEPS, skip_blocks, skip_map_blocks, text_end
 
 
 class HeadSlicer:
@@ -55,12 +55,15 @@ def _compile_walk(kinds: Sequence[Any]) -> Callable[[bytes, int], list[int]]:
                 "  if not count & 129:", f"   for _ in range({texts}): {step}",
                 f"  at = skip_blocks(value, begin, {2 if kind == 'map' else 1}) if count & 129 or value[at] else at + 1",
             ]  # fmt: skip
+        elif kind == MAPS:
+            lines += [" at = skip_map_blocks(value, at) if value[at] else at + 1"]
         else:
             lines += [f" at = datum_end(value, at, kinds[{place}])"]
         lines += [f" end_{place} = at"]
     lines += [f" return [{', '.join(f'end_{place}' for place in range(len(kinds)))}]"]
     names: dict[str, Any] = {
-        "steps": STEPS, "text_end": text_end, "skip_blocks": skip_blocks, "datum_end": _datum_end, "kinds": kinds,
+        "steps": STEPS, "text_end": text_end, "skip_blocks": skip_blocks, "skip_map_blocks": skip_map_blocks,
+        "datum_end": _datum_end, "kinds": kinds,
     }  # fmt: skip
     exec("\n".join(lines), names)  # noqa: S102 - the source holds kinds of fields only, no data
     return cast(Callable[[bytes, int], list[int]], names["walk"])

@@ -81,4 +81,27 @@ def skip_blocks(value: bytes, at: int, texts: int) -> int:
             at = at + step if (step := STEPS[value[at]]) else text_end(value, at)
 
 
-__all__ = ["SMALL_LONGS", "STEPS", "long_bytes", "read_long", "read_varint", "skip_blocks", "text_bytes", "text_end"]
+def skip_map_blocks(value: bytes, at: int) -> int:
+    """Return the offset after an array of maps of strings. Raises Undecodable; IndexError past the end."""
+    while True:
+        count, at = read_varint(value, at)
+        if count == 0:
+            return at
+        if count & 1:
+            _, at = read_varint(value, at)
+            count += 1
+        for _ in range(count >> 1):
+            at = skip_blocks(value, at, 2)
+
+
+__all__ = [
+    "SMALL_LONGS",
+    "STEPS",
+    "long_bytes",
+    "read_long",
+    "read_varint",
+    "skip_blocks",
+    "skip_map_blocks",
+    "text_bytes",
+    "text_end",
+]

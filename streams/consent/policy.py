@@ -156,6 +156,7 @@ NEVER_ANONYMOUS = frozenset(
     {
         "event_id", "collector_ts", "event_ts", "region", "signals", "identifiers", "decision_token", "order_id", "ip_prefix",
         "user_agent", "click_ids", "match_tokens", "page_url", "page_referrer", "properties",
+        "items", "session_id", "group_id", "language", "screen", "timezone", "user_properties", "problems",
     }
 )  # fmt: skip
 """Fields that no policy may keep on an anonymised event."""

@@ -5,7 +5,7 @@ Not detected: ids that are encrypted or in base64, and values under a name that 
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -102,6 +102,12 @@ class ClickIds:
             cleaned = {name: text for name, text in cleaned.items() if name.lower() not in VALUED}
         return cleaned
 
+    def clean_list(self, values: Sequence[Any]) -> list[Any]:
+        """An array of texts or of maps without click ids; a name followed by its value is removed with it."""
+        if self._is_pair(values):
+            return []
+        return [self.clean_map(value) if isinstance(value, dict) else self._clean_value(value) for value in values]
+
     def _in_key(self, key: str) -> bool:
         """Whether a key is a click id's name, ends with one, or is a text that holds a click id."""
         decoded = self._suspect(key)
@@ -168,7 +174,7 @@ class ClickIds:
             for key, text in item.items()
         )
 
-    def _is_pair(self, items: list[Any]) -> bool:
+    def _is_pair(self, items: Sequence[Any]) -> bool:
         """`["gclid", ...]`: a name and a value after one another."""
         for name, value in pairwise(items):
             if isinstance(name, str) and self._is_name(name) and not (isinstance(value, str) and self._is_name(value)):

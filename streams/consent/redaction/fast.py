@@ -38,7 +38,7 @@ MAX_CACHED = 1_024
 MAX_CACHED_BYTES = 1_024
 HOURS, COUNTRY = ("collector_ts", "event_ts"), "region"
 """Fields of which an anonymised event keeps a part."""
-VARYING = ("signals", "page_url", "page_title", "page_referrer", "properties")
+VARYING = ("signals", "page_url", "page_title", "page_referrer", "properties", "items")
 """Fields that are cleaned alone: their neighbours repeat more often without them."""
 MAX_CLEAN, MAX_CLEAN_BYTES, MAX_CLEAN_SIGNALS_BYTES = 2_048, 512, 4_096
 """Cached clean values of each field: how many, and the largest in bytes; the last of signals."""
@@ -91,9 +91,16 @@ class ContractField(Datum):
         self.schema = schema
         self.name: str = schema["name"]
         self.empty = self.write(empty)
-        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        self.is_map = any(isinstance(kind, dict) and kind.get("values") == "string" for kind in kinds)
-        self.holds_text = self.is_map or any(kind in ("string", {"type": "string"}) for kind in kinds)
+        self.holds_text = _holds_text(schema["type"])
+
+
+def _holds_text(kind: Any) -> bool:
+    """Whether values of an Avro type are texts, or hold some."""
+    if isinstance(kind, list):
+        return any(map(_holds_text, kind))
+    if isinstance(kind, dict):
+        return _holds_text(kind.get("values") or kind.get("items") or kind["type"])
+    return bool(kind == "string")
 
 
 class FieldRun(Datum):
@@ -284,11 +291,12 @@ def _clean(fields: FieldRun, data: bytes, applied: Sequence[ClickIds]) -> bytes 
 def _texts(values: dict[str, Any]) -> Iterator[str]:
     """The texts in fields, keys of maps included."""
     for value in values.values():
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict):
-            yield from value
-            yield from value.values()
+        for part in value if isinstance(value, list) else (value,):
+            if isinstance(part, str):
+                yield part
+            elif isinstance(part, dict):
+                yield from part
+                yield from part.values()
 
 
 def _slices(values: Sequence[bytes], begins: Offsets, ends: Offsets) -> list[bytes]:

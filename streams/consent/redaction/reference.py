@@ -14,8 +14,8 @@ from streams.consent.policy import BITS, Policy
 from streams.consent.redaction.click_ids import ClickIds
 
 HOUR_MS = 3_600_000
-UNCLEANED = ("event_id",)
-"""The event id identifies duplicates, so it stays as it was sent."""
+UNCLEANED = ("event_id", "identifiers")
+"""The event id identifies duplicates, so it stays as it was sent; pseudonyms hold no text of a sender."""
 SIGNALS = "signals"
 DECISION_TOKENS = ClickIds(("decision_token",))
 """Tokens of decisions occur where click ids do, and are removed where personalization is denied."""
@@ -78,10 +78,12 @@ def cleaners(mask: int, click_ids: ClickIds) -> list[ClickIds]:
 
 
 def clean_value(value: Any, cleaner: ClickIds) -> Any:
-    """Clean a field's value, if it is a text or a map of texts."""
+    """Clean a field's value: a text, a map of texts, or an array of either. Others are returned as they are."""
     if isinstance(value, str):
         return cleaner.clean_text(value)
-    return cleaner.clean_map(value) if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return cleaner.clean_map(value)
+    return cleaner.clean_list(value) if isinstance(value, list) else value
 
 
 def known_signals(signals: Mapping[str, str], reads: ReadsSignal) -> dict[str, str]:

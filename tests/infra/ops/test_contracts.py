@@ -59,9 +59,9 @@ def test_the_packaged_contracts_are_clean(contracts_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "field", "words"),
     [
-        (lambda f: f[-1].pop("purpose"), "properties", "needs a purpose"),
-        (lambda f: f[-1].update(purpose="fun"), "properties", "needs a purpose"),
-        (lambda f: f[-1].update(doc=""), "properties", "needs a doc"),
+        (lambda f: f[-1].pop("purpose"), "imported", "needs a purpose"),
+        (lambda f: f[-1].update(purpose="fun"), "imported", "needs a purpose"),
+        (lambda f: f[-1].update(doc=""), "imported", "needs a doc"),
         (lambda f: f.append(FIELD | {"name": "Shelf"}), "Shelf", "snake_case"),
         (lambda f: f.append(dict(f[3])), "site", "stands twice"),
         (lambda f: f.append(FIELD | {"type": ["null", "string"], "default": None}), "shelf", "not used in this house"),
@@ -74,8 +74,8 @@ def test_the_packaged_contracts_are_clean(contracts_dir: Path) -> None:
         (lambda f: f.append(FIELD | {"default": 0}), "shelf", "no value of its type"),
         (lambda f: f.append({k: v for k, v in FIELD.items() if k != "default"}), "shelf", "without a default"),
         (lambda f: f.insert(12, FIELD), "shelf", "inserted"),
-        (lambda f: f[-1].update(purpose="marketing"), "properties", "purpose changed"),
-        (lambda f: f.pop(), "properties", "removed or renamed"),
+        (lambda f: f[-1].update(purpose="marketing"), "imported", "purpose changed"),
+        (lambda f: f.pop(), "imported", "removed or renamed"),
         (lambda f: f.insert(0, f.pop(3)), "", "must begin with the fields that stages read"),
     ],
 )

@@ -19,6 +19,7 @@ from schemas.registry import Registry
         ({"type": "long", "logicalType": "timestamp-millis"}, "DateTime64(3, 'UTC')"),
         ({"type": "map", "values": "string"}, "Map(LowCardinality(String), String)"),
         ({"type": "array", "items": "double"}, "Array(Float64)"),
+        ({"type": "array", "items": {"type": "map", "values": "string"}}, "Array(Map(LowCardinality(String), String))"),
         ({"type": "enum", "name": "E", "symbols": ["A"]}, "LowCardinality(String)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Equal values have equal hashes: NULL, NaN, maps, arrays, widened columns."""
+"""Equal values have equal hashes: NULL, NaN, maps, arrays, arrays of maps, widened columns."""
 
 import json
 import shutil
@@ -27,6 +27,7 @@ ODD: tuple[dict[str, Any], ...] = (
     {"name": "pairs", "type": {"type": "map", "values": "string"}, "default": {}},
     {"name": "several", "type": {"type": "array", "items": "string"}, "default": []},
     {"name": "small", "type": "int", "default": 0},
+    {"name": "lines", "type": {"type": "array", "items": {"type": "map", "values": "string"}}, "default": []},
 )
 
 
@@ -52,7 +53,7 @@ def records(contract: Contract) -> list[bytes]:
         {"maybe": None, "ratio": float("nan")},
         {"maybe": 0, "ratio": float("-inf"), "pairs": {"b": "1", "a": "2"}},
         {"maybe": -5, "ratio": -0.0, "pairs": {"a": "2", "b": "1"}, "several": ["", "x"]},
-        {"maybe": None, "several": ["", "", "\x00"], "small": -1},
+        {"maybe": None, "several": ["", "", "\x00"], "small": -1, "lines": [{}, {"a": "1", "b": ""}]},
     ]
     return [encode(contract, {**base, **values}) for values in odd]
 
@@ -101,6 +102,8 @@ def test_equal_rows_are_equal(filled: FilledTable) -> None:
         ("pairs = map('a', '2', 'b', '2')", "_offset = 2", {2}),
         ("several = ['', '']", "_offset = 3", {3}),
         ("several = ['x']", "_offset = 2", {2}),
+        ("lines = [map(), map('a', '1', 'b', '2')]", "_offset = 3", {3}),
+        ("lines = [map('a', '1', 'b', '')]", "_offset = 3", {3}),
         ("room = 'y'", "1", {0, 1, 2, 3}),
     ],
 )

@@ -68,7 +68,7 @@ def value_of(kind: Any) -> st.SearchStrategy[Any]:
     if isinstance(kind, dict) and kind["type"] == "map":
         return TEXTS
     if isinstance(kind, dict) and kind["type"] == "array":
-        return st.lists(TEXT, max_size=4)
+        return st.lists(value_of(kind["items"]), max_size=4)
     name = kind["type"] if isinstance(kind, dict) else kind
     return {
         "string": TEXT,
