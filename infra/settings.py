@@ -60,6 +60,10 @@ class Settings(BaseSettings):
 
     decision_origins: list[str] = Field([], description="origins of pages that may ask for decisions, as JSON")
     decision_rate: float = Field(200.0, gt=0, description="decisions a second that one address may ask for; loopback is exempt")
+    trusted_proxies: int = Field(
+        0, ge=0, le=10, description="proxies in front of collector and decisions that append to X-Forwarded-For; 0 = none"
+    )
+    cors_origins: str = Field("", description="origins of pages that may send to the collector, comma separated")
     region_header: str = Field("", description="header in which a trusted proxy sets the visitor's region; empty = none")
 
     privacy_sla_s: float = Field(86_400.0, gt=0, description="time that rooms have to do their part of a withdrawal")

@@ -22,10 +22,15 @@ def basic_user(authorization: str) -> str:
         return ""
 
 
+def header_text(value: str) -> str:
+    """Return a header's value as text that can be encoded: bytes that are no UTF-8, which aiohttp escapes, are replaced."""
+    return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def gpc_objection(values: Sequence[str]) -> str:
     """Return the values of `Sec-GPC` as sent, joined by commas; empty where the header is absent, empty or 0."""
     objection = ", ".join(value for value in values if value.strip() not in ("", "0"))
     return objection.encode("ascii", "replace").decode()  # a header's bytes may be no UTF-8
 
 
-__all__ = ["basic_user", "bearer_token", "gpc_objection"]
+__all__ = ["basic_user", "bearer_token", "gpc_objection", "header_text"]

@@ -10,14 +10,34 @@ BACKLOG = 1_024
 """Connections that may wait to be accepted."""
 
 
-async def listen(runner: web.AppRunner, host: str, port: int) -> int:
-    """Listen and return the port, which is a free one for 0. ConfigError where the port is taken."""
+MAX_LINE = 65_536
+"""Bytes of a request's first line and of one header: events come in queries, and a host's own cookies can be many."""
+
+
+def build_runner(app: web.Application) -> web.AppRunner:
+    """Return the runner of a server. Bodies stay compressed: `infra.http.body` undoes more encodings than aiohttp."""
+    return web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=75,
+        shutdown_timeout=5,
+        auto_decompress=False,
+        max_line_size=MAX_LINE,
+        max_field_size=MAX_LINE,
+    )
+
+
+async def listen(runner: web.AppRunner, host: str, port: int, reuse_port: bool | None = None) -> int:
+    """Listen and return the port, which is a free one for 0. ConfigError where the port is taken.
+
+    `reuse_port`: other processes of this user may listen on the port too, and the kernel spreads connections over them.
+    """
     try:
-        await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+        await web.TCPSite(runner, host, port, backlog=BACKLOG, reuse_port=reuse_port).start()
     except OSError as error:
         raise ConfigError(f"cannot serve on {host}:{port}: {error.strerror}; choose another with --port") from None
     address: Any = runner.addresses[0]
     return int(address[1])
 
 
-__all__ = ["listen"]
+__all__ = ["build_runner", "listen"]

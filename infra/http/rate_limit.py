@@ -23,10 +23,13 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def allow(self, caller: str, now: float, calls: int = 1) -> bool:
-        """Take `calls` tokens of `caller` at `now` (seconds), or none of them. A clock that goes back adds no tokens."""
+        """Take `calls` tokens of `caller` at `now` (seconds), or none of them. A clock that goes back adds no tokens.
+
+        More calls than the burst are allowed where the burst is whole: the caller then waits until its debt is paid.
+        """
         tokens, since = self._buckets.pop(caller, (self._burst, now))
         tokens = min(self._burst, tokens + max(0.0, now - since) * self._per_second)
-        allowed = tokens >= calls
+        allowed = tokens >= min(calls, self._burst)
         self._buckets[caller] = (tokens - calls if allowed else tokens, now)
         if len(self._buckets) > self._max_callers:
             self._buckets.popitem(last=False)

@@ -34,6 +34,11 @@ CounterName: TypeAlias = (
     | Annotated[Literal["headwater_requests_total"], _spec("HTTP requests", "door", "status")]
     | Annotated[Literal["headwater_collected_total"], _spec("Events accepted", "protocol", "source")]
     | Annotated[Literal["headwater_refused_total"], _spec("Events or requests refused", "door", "reason")]
+    | Annotated[Literal["headwater_rate_limited_total"], _spec("Requests beyond a source's limit, answered 429", "source")]
+    | Annotated[
+        Literal["headwater_origin_unlisted_total"],
+        _spec("Requests of pages whose origin --cors-origin does not list; the first 50 origins by name", "origin"),
+    ]
     | Annotated[Literal["headwater_masked_total"], _spec("Addresses masked at the door", "source", "field")]
     | Annotated[
         Literal["headwater_problems_total"],

@@ -6,34 +6,58 @@ import typer
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
+RegionHeader = Annotated[
+    str | None, typer.Option(help="Header in which a trusted proxy sets the visitor's region; default: the installation's.")
+]
+TrustedProxies = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=10, help="Proxies in front that append to X-Forwarded-For; 1 = its last entry. Default: the installation's."
+    ),
+]
+CorsOrigins = Annotated[
+    list[str] | None,
+    typer.Option(help="Origin of pages that may send from a browser, also https://*.shop.example; repeat it."),
+]
+BasePath = Annotated[str, typer.Option(help="Path beneath which the doors lie too, behind a proxy that adds one, e.g. /t.")]
+SnowplowPaths = Annotated[
+    list[str] | None, typer.Option(help="Further POST path of Snowplow trackers, e.g. com.acme/track; repeat it.")
+]
+Micro = Annotated[bool, typer.Option(help="Serve /micro/*: the last events, for setting tags up. Not for production.")]
+
 
 @app.command(epilog="Example: headwater collect --port 8080 --cors-origin https://shop.example")
 def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the command
     host: Annotated[str, typer.Option(help="Address to serve on; loopback unless told otherwise.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 8080,
-    region_header: Annotated[
-        str | None, typer.Option(help="Header in which a trusted proxy sets the visitor's region; default: the installation's.")
-    ] = None,
-    forwarded: Annotated[bool, typer.Option(help="Trust X-Forwarded-For: only behind a proxy that sets it.")] = False,
-    cors_origin: Annotated[
-        list[str] | None, typer.Option(help="Origin of pages that may send from a browser; repeat it.")
-    ] = None,
+    region_header: RegionHeader = None,
+    trusted_proxies: TrustedProxies = None,
+    forwarded: Annotated[bool, typer.Option("--forwarded", help="The same as --trusted-proxies 1.")] = False,
+    cors_origin: CorsOrigins = None,
+    base_path: BasePath = "",
+    snowplow_path: SnowplowPaths = None,
     budget: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for Kafka before an event goes to the spool.")] = 1.5,
     spool_bytes: Annotated[int, typer.Option(min=4_194_304, help="Largest size of the spool.")] = 1_073_741_824,
-    micro: Annotated[
-        bool, typer.Option(help="Serve /micro/*: the last events, for setting tags up. Not for production.")
-    ] = False,
+    micro: Micro = False,
 ) -> None:
     """Serve the collector. A 200 means that Kafka's in-sync replicas, or the fsynced spool, have the event."""
     import uvloop
 
+    from infra.http.cors import AllowedOrigins
     from infra.settings import load_settings
     from infra.telemetry.logs import configure_logs
-    from streams.collector.http.server import CollectorOptions
+    from streams.collector.http.options import CollectorOptions
+    from streams.collector.http.routes import check_base_path
     from streams.collector.http.serving import SpoolLimits, serve
 
     configure_logs("collector")
     settings = load_settings()
-    header = settings.region_header if region_header is None else region_header
-    options = CollectorOptions(header, forwarded, frozenset(cors_origin or ()), micro)
+    options = CollectorOptions(
+        settings.region_header if region_header is None else region_header,
+        (1 if forwarded else settings.trusted_proxies) if trusted_proxies is None else trusted_proxies,
+        AllowedOrigins([*filter(None, settings.cors_origins.split(",")), *(cors_origin or ())]),
+        micro,
+        check_base_path(base_path),
+        tuple(snowplow_path or ()),
+    )
     uvloop.run(serve(settings, options, (host, port), SpoolLimits(budget, spool_bytes)))

@@ -117,10 +117,12 @@ class Intake:
                 self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
         return result
 
-    def reject_body(self, body: bytes, problem: str, request: RequestContext) -> IntakeResult:
+    def reject_body(
+        self, body: bytes, problem: str, request: RequestContext, reason: RejectionReason = RejectionReason.CONTRACT
+    ) -> IntakeResult:
         """Turn a body without items into one dead letter."""
-        self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
-        return IntakeResult([self._build_dead_letter(None, problem, request, body)], refused=[(0, problem)])
+        self._metrics.count("headwater_refused_total", door="collector", reason=reason)
+        return IntakeResult([self._build_dead_letter(None, problem, request, body, reason)], refused=[(0, problem)])
 
     def _accept_choice(self, choice: choices.SentChoice, index: int, request: RequestContext, result: IntakeResult) -> str:
         """Append the choice's records to `result`. Returns why it cannot be used, or an empty text."""
@@ -176,10 +178,17 @@ class Intake:
     def _count_masked(self, request: RequestContext) -> Callable[[str], None]:
         return lambda name: self._metrics.count("headwater_masked_total", source=request.source, field=name[:64])
 
-    def _build_dead_letter(self, raw: Any, problem: str, request: RequestContext, body: bytes = b"") -> SpoolRecord:
+    def _build_dead_letter(
+        self,
+        raw: Any,
+        problem: str,
+        request: RequestContext,
+        body: bytes = b"",
+        reason: RejectionReason = RejectionReason.CONTRACT,
+    ) -> SpoolRecord:
         """Return a dead letter with the request's `body`, or with the item as JSON where that is empty."""
         body = body or dumps(raw)
-        refusal = DeadLetterCause(RejectionReason.CONTRACT, problem, RecordPosition.at_door(), request.source)
+        refusal = DeadLetterCause(reason, problem, RecordPosition.at_door(), request.source)
         key, value, _ = self._dead_letters.build(refusal, None, body, request.now_ms / 1000)
         return SpoolRecord(DEAD, key or b"", value or b"")
 

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from infra.parsing.address import parse_address
 from infra.parsing.site import page_site
 from schemas.codec import Record
 from schemas.registry import Contract
@@ -196,9 +197,8 @@ def ip_prefix(address: str) -> str:
     """Return the network address of an IP address, /24 or /48; empty where it is no IP address."""
     if _IPV4.fullmatch(address):
         return address[: address.rindex(".")] + ".0"
-    try:
-        parsed = ipaddress.ip_address(address.strip())
-    except ValueError:
+    parsed = parse_address(address)
+    if parsed is None:
         return ""
     bits = 24 if parsed.version == 4 else 48
     return str(ipaddress.ip_network((parsed, bits), strict=False).network_address)

@@ -18,7 +18,8 @@ from streams.bandit.snapshots.publisher import Publisher
 from streams.bandit.snapshots.store import MemorySnapshotStore
 from streams.bandit.stage import BanditStage
 from streams.collector.delivery.spool import SpoolRecord
-from streams.collector.http.server import CollectorApi, CollectorOptions
+from streams.collector.http.options import CollectorOptions
+from streams.collector.http.server import CollectorApi
 from streams.collector.intake import Intake
 from streams.collector.signals.choice_rules import ChoiceRules
 from streams.collector.signals.policy_source import PolicySource

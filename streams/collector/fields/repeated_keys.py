@@ -131,18 +131,24 @@ def _is_quote(raw: bytes, at: int) -> bool:
     return (at - first) % 2 == 0
 
 
+def build_object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these (name, value) pairs; `RepeatedKeys` where a name is repeated."""
+    values = dict(fields)
+    if len(values) == len(fields):
+        return values
+    last = {name: index for index, (name, _) in enumerate(fields)}
+    return RepeatedKeys(values.items(), [pair for index, pair in enumerate(fields) if last[pair[0]] != index])
+
+
 def _loads_repeated(raw: bytes, parsed: Any) -> Any:
     """Parse with repeated keys. Numbers are parsed by orjson."""
     repeats = False
 
     def built(fields: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal repeats
-        values = dict(fields)
-        if len(values) == len(fields):
-            return values
-        repeats = True
-        last = {name: index for index, (name, _) in enumerate(fields)}
-        return RepeatedKeys(values.items(), [pair for index, pair in enumerate(fields) if last[pair[0]] != index])
+        values = build_object(fields)
+        repeats = repeats or type(values) is RepeatedKeys
+        return values
 
     try:
         slow = json.loads(raw, object_pairs_hook=built, parse_int=orjson.loads, parse_float=orjson.loads)
@@ -156,6 +162,7 @@ __all__ = [
     "MAX_LEVELS",
     "RepeatedKeys",
     "all_values",
+    "build_object",
     "count_keys_and_depth",
     "dumps",
     "loads",

@@ -1,7 +1,7 @@
 """Answers of the doors to requests whose items were processed."""
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -16,8 +16,8 @@ PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRA
 """A transparent GIF of one pixel."""
 
 
-def answer_events(answer: AnswerFormat, result: IntakeResult) -> web.Response:
-    """Answer a request of events in its door's format."""
+def answer_events(answer: AnswerFormat, result: IntakeResult, mended: Sequence[str] = ()) -> web.Response:
+    """Answer a request of events in its door's format. `mended`: what was read differently from how it was sent."""
     match answer:
         case AnswerFormat.OK_TEXT:
             return web.Response(text="ok")
@@ -26,10 +26,10 @@ def answer_events(answer: AnswerFormat, result: IntakeResult) -> web.Response:
         case AnswerFormat.EMPTY:
             return web.Response(status=200)
         case _:
-            return summarise(result)
+            return summarise(result, mended)
 
 
-def summarise(result: IntakeResult) -> web.Response:
+def summarise(result: IntakeResult, mended: Sequence[str] = ()) -> web.Response:
     """Answer 200 where at least one item was accepted, else 400; each refused item is listed with its index and problem."""
     refusals = [{"index": index, "code": RejectionReason.CONTRACT, "message": problem} for index, problem in result.refused]
     if refusals and not result.accepted:
@@ -39,15 +39,17 @@ def summarise(result: IntakeResult) -> web.Response:
         body |= {"holds_for": sorted(result.sites)}
     if result.warnings:
         body |= {"warnings": [{"index": index, "message": message} for index, message in result.warnings]}
+    if mended:
+        body |= {"mended": list(mended)}
     return json_answer(body)
 
 
 def list_problems(items: Iterable[Item]) -> web.Response:
-    """Answer with the problem of each invalid item, as Google's `/debug/mp/collect` does."""
+    """Answer with the problems of each item, as Google's `/debug/mp/collect` does."""
     messages = [
-        {"fieldPath": f"events[{index}]", "description": item.detail}
+        {"fieldPath": f"events[{index}]", "description": problem}
         for index, item in enumerate(items)
-        if isinstance(item, InvalidItem)
+        for problem in ([item.detail] if isinstance(item, InvalidItem) else item.problems)
     ]
     return json_answer({"validationMessages": messages})
 

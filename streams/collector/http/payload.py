@@ -1,51 +1,42 @@
 """The payload of a request: the parsed JSON of its body, or the fields of its query."""
 
+import json
 from typing import Any
 
-import orjson
 from aiohttp import web
 
-from infra.http.body import UndecodableBody, read_body
-from streams.collector.fields.repeated_keys import MAX_LEVELS, RepeatedKeys, loads_with_depth
+from infra.http.headers import header_text
+from streams.collector.fields.repeated_keys import MAX_LEVELS, RepeatedKeys
+from streams.collector.fields.tolerant_json import ParsedBody, load_body, names_wide_encoding
 from streams.collector.http.rejections import RejectionReason, RequestRejected
 
-BODY_S = 10.0
-"""Seconds that a body may take."""
-ENCODINGS = ("", "identity", "gzip", "deflate")
 
-
-async def read_bytes(request: web.Request) -> bytes:
-    """Return the decompressed body. RequestRejected where it is late or its encoding is not one of `ENCODINGS`."""
-    try:
-        body = await read_body(request, BODY_S)
-    except TimeoutError:
-        raise RequestRejected(RejectionReason.INVALID_JSON, f"the body did not come within {BODY_S:g} s") from None
-    except UndecodableBody:
-        raise RequestRejected(RejectionReason.ENCODING) from None
-    if request.headers.get("Content-Encoding", "").lower() not in ENCODINGS:
-        raise RequestRejected(RejectionReason.ENCODING)
-    return body
-
-
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes) -> ParsedBody:
     """Return the JSON of a body, repeated keys as `RepeatedKeys`. RequestRejected where it is invalid or too deep."""
     try:
-        parsed, depth = loads_with_depth(body)
-    except orjson.JSONDecodeError as error:
+        parsed = load_body(body)
+    except json.JSONDecodeError as error:
+        if names_wide_encoding(body):
+            raise RequestRejected(
+                RejectionReason.INVALID_JSON, "the body must be JSON in UTF-8: it is UTF-16 or UTF-32"
+            ) from None
         position = f" (line {error.lineno}, column {error.colno})" if error.doc else ""
         raise RequestRejected(RejectionReason.INVALID_JSON, f"the body must be JSON in UTF-8{position}") from None
-    if depth > MAX_LEVELS:
+    if parsed.depth > MAX_LEVELS:
         raise RequestRejected(RejectionReason.TOO_DEEP)
     return parsed
 
 
 def query_fields(request: web.Request) -> dict[str, Any]:
     """Return the fields of a query. Of a repeated name the first value counts, and the others are kept as `earlier`."""
-    fields = dict(request.query)
-    if len(fields) == len(request.query):
-        return fields
-    earlier = [(name, value) for name in fields for value in request.query.getall(name)[1:]]
-    return RepeatedKeys(fields.items(), earlier)
+    fields: dict[str, Any] = {}
+    earlier: list[tuple[str, Any]] = []
+    for name, value in request.query.items():
+        if name in fields:
+            earlier.append((header_text(name), header_text(value)))
+        else:
+            fields[header_text(name)] = header_text(value)
+    return RepeatedKeys(fields.items(), earlier) if earlier else fields
 
 
-__all__ = ["parse_json", "query_fields", "read_bytes"]
+__all__ = ["parse_json", "query_fields"]

@@ -15,6 +15,8 @@ class RejectionReason(StrEnum):
     CONTRACT = "CONTRACT"
     RATE = "RATE"
     FULL = "FULL"
+    FAILED = "FAILED"
+    ORIGIN = "ORIGIN"
     NOT_FOUND = "NOT_FOUND"
 
 
@@ -23,15 +25,30 @@ STATUS: dict[RejectionReason, tuple[int, str]] = {
     RejectionReason.INVALID_JSON: (400, "the body must be JSON in UTF-8"),
     RejectionReason.TOO_LARGE: (413, "the body, inflated, may hold 1,000,000 bytes: send smaller batches"),
     RejectionReason.TOO_DEEP: (400, "values may be nested 32 levels deep"),
-    RejectionReason.TOO_MANY: (400, "a request may hold 500 events"),
-    RejectionReason.ENCODING: (400, "Content-Encoding must be gzip or deflate, and the body must be what it says"),
+    RejectionReason.TOO_MANY: (400, "a request may hold 5,000 events"),
+    RejectionReason.ENCODING: (400, "the body must be compressed with gzip, deflate or br, or not at all"),
     RejectionReason.CONTRACT: (400, "no event of the request fits the contract"),
     RejectionReason.RATE: (429, "more events a second than the source's limit: send again later"),
     RejectionReason.FULL: (503, "no room to keep it safe: send again later"),
+    RejectionReason.FAILED: (503, "the collector failed on this request: send again later"),
+    RejectionReason.ORIGIN: (403, "this origin may not send: list it with --cors-origin or HEADWATER_CORS_ORIGINS"),
     RejectionReason.NOT_FOUND: (404, "no such door: see the collector's README"),
 }
 
-RETRY_AFTER_S = {RejectionReason.RATE: 1, RejectionReason.FULL: 5}
+RETRY_AFTER_S = {RejectionReason.RATE: 1, RejectionReason.FULL: 5, RejectionReason.FAILED: 30}
+
+KEPT = frozenset(
+    {
+        RejectionReason.INVALID_JSON,
+        RejectionReason.TOO_LARGE,
+        RejectionReason.TOO_DEEP,
+        RejectionReason.TOO_MANY,
+        RejectionReason.ENCODING,
+        RejectionReason.CONTRACT,
+        RejectionReason.FAILED,
+    }
+)
+"""Rejections of a known source that leave a dead letter: their senders do not send the bytes again, or in vain."""
 
 
 class RequestRejected(Exception):

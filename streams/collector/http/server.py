@@ -1,202 +1,136 @@
-"""The collector's HTTP API: routes of the doors, operations and previews."""
+"""The collector's HTTP API: doors, operations and previews, and the answers to what is rejected."""
 
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from aiohttp import web
 
 from infra.http.answers import json_answer, metrics_answer, ready_answer, retry_after
-from infra.http.cors import allow_origin, preflight_answer
-from infra.http.headers import gpc_objection
-from infra.http.health import HealthAnswers, health_routes
-from infra.http.rate_limit import RateLimit
-from infra.parsing.region import region_of
+from infra.http.body import BodyTooLarge
+from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import SpoolFull
-from streams.collector.event import InvalidField
-from streams.collector.http.answers import answer_events, list_problems, summarise
-from streams.collector.http.payload import parse_json, query_fields, read_bytes
-from streams.collector.http.rejections import RETRY_AFTER_S, RejectionReason, RequestRejected
-from streams.collector.intake import MAX_PREVIEWS, Intake, IntakePreview, IntakeResult
-from streams.collector.normalise import RequestContext
-from streams.collector.protocols.doors import DOORS, AnswerFormat, ChoiceDoor, EventDoor, RequestHead
-from streams.collector.write_keys import KeyKind, WriteKey, WriteKeyStore
+from streams.collector.http.handlers import DoorHandlers
+from streams.collector.http.options import CollectorOptions
+from streams.collector.http.origins import OriginRules
+from streams.collector.http.rejections import KEPT, RETRY_AFTER_S, RejectionReason, RequestRejected
+from streams.collector.http.routes import Route, RouteHandler, RouteTable
+from streams.collector.http.sender_request import SenderRequest
+from streams.collector.intake import MAX_PREVIEWS, Intake, IntakePreview
+from streams.collector.protocols.doors import build_doors
+from streams.collector.write_keys import WriteKeyStore
 
 MAX_BODY = 1_000_000
-"""Bytes of a decompressed body."""
-MAX_ITEMS = 500
-"""Items of one request."""
+"""Bytes of a body, as sent and decompressed."""
 PREVIEWS = {"good": (True,), "bad": (False,), "all": (True, False), "reset": (True, False)}
 """Paths beneath `/micro/`, and which items they show: accepted ones, refused ones."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass(frozen=True)
-class CollectorOptions:
-    """Options of the command."""
-
-    region_header: str = ""
-    """Header that a trusted proxy sets to the visitor's region; it must drop what a client sends under that name."""
-    forwarded: bool = False
-    """A trusted proxy sets X-Forwarded-For."""
-    origins: frozenset[str] = frozenset()
-    micro: bool = False
 
 
 class CollectorApi:
     """The routes of one process."""
 
     def __init__(self, intake: Intake, sink: Sink, keys: WriteKeyStore, metrics: Metrics, options: CollectorOptions) -> None:
-        self._intake = intake
         self._sink = sink
-        self._keys = keys
         self._metrics = metrics
-        self._options = options
-        self._limits: dict[float, RateLimit] = {}
+        self._doors = DoorHandlers(intake, sink, keys, metrics, options)
+        self._origins = OriginRules(options.origins, metrics)
         self._previews: deque[IntakePreview] = deque(maxlen=MAX_PREVIEWS)
+        routes = [*self._doors.routes(build_doors(options.snowplow_paths)), *self._operations()]
+        if options.micro:
+            intake.on_preview = self._previews.append
+            routes += [Route("GET", f"/micro/{selection}", self._show_previews) for selection in PREVIEWS]
+        self._routes = RouteTable(routes, options.base_path)
 
     def app(self) -> web.Application:
-        """Build the aiohttp application."""
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._answer_errors])
-        for door in DOORS:
-            handler = self._event_handler(door) if isinstance(door, EventDoor) else self._choice_handler(door)
-            app.router.add_route(door.method, door.path, handler)
-        health = HealthAnswers(lambda: web.Response(text="ok"), self._check_readiness, self._render_metrics)
-        app.add_routes(health_routes(health, allow_head=False))
-        if self._options.micro:
-            self._intake.on_preview = self._previews.append
-            for selection in PREVIEWS:
-                app.router.add_route("GET", f"/micro/{selection}", self._show_previews)
-        app.router.add_route("OPTIONS", "/{path:.*}", self._answer_preflight)
+        """Build the aiohttp application. One handler takes every path, so that every answer has the headers and is counted."""
+        app = web.Application(client_max_size=MAX_BODY)
+        app.router.add_route("*", "/{path:.*}", self._serve)
         return app
 
-    @web.middleware
-    async def _answer_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
-        try:
-            response = await handler(request)
-        except RequestRejected as error:
-            response = self._reject(error)
-        except SpoolFull:
-            response = self._reject(RequestRejected(RejectionReason.FULL))
-        except web.HTTPRequestEntityTooLarge:
-            response = self._reject(RequestRejected(RejectionReason.TOO_LARGE))
-        except web.HTTPException as error:
-            response = self._reject(RequestRejected(RejectionReason.NOT_FOUND)) if error.status in (404, 405) else error
-        door = request.match_info.route.resource.canonical if request.match_info.route.resource else "none"
-        self._metrics.observe("headwater_request_seconds", time.perf_counter() - started, door=door)
-        self._metrics.count("headwater_requests_total", door=door, status=str(response.status))
-        if (origin := request.headers.get("Origin")) in self._options.origins:
-            allow_origin(response, str(origin))
+        sender = SenderRequest(request)
+        response = await self._answer(sender)
+        if not request.content.is_eof():
+            response.force_close()  # what is left of the body is not the next request
+        self._metrics.observe("headwater_request_seconds", time.perf_counter() - started, door=sender.door)
+        self._metrics.count("headwater_requests_total", door=sender.door, status=str(response.status))
+        self._origins.share(request, response)
         return response
 
-    def _reject(self, error: RequestRejected) -> web.Response:
-        self._metrics.count("headwater_refused_total", door="collector", reason=error.reason)
-        headers = retry_after(RETRY_AFTER_S[error.reason]) if error.reason in RETRY_AFTER_S else None
-        return json_answer({"code": error.reason, "message": str(error)}, error.status, headers)
+    async def _answer(self, sender: SenderRequest) -> web.StreamResponse:
+        """Answer a request. No exception but those of a lost connection leaves it."""
+        request = sender.request
+        try:
+            if request.method == "OPTIONS":
+                sender.door = "/{path}"
+                return self._origins.answer_preflight(request)
+            route = self._routes.find(request.method, request.path)
+            sender.door = route.path
+            return await route.handle(sender)
+        except ConnectionError:
+            raise
+        except Exception as error:  # whatever it is, the sender gets an answer that it can read
+            rejection = _as_rejection(error, sender.door)
+        try:
+            if rejection.reason in KEPT and await self._doors.keep_rejected(sender, rejection.reason, str(rejection)):
+                return _reject(rejection)  # the intake has counted it
+        except ConnectionError:
+            raise
+        except Exception as error:
+            rejection = _as_rejection(error, sender.door)
+        self._metrics.count("headwater_refused_total", door="collector", reason=rejection.reason)
+        return _reject(rejection)
 
-    # -- doors
+    # -- operations and previews
 
-    def _event_handler(self, door: EventDoor) -> Handler:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            clear = door.key_location.find_in_head(_head(request))
-            key = None if clear is None else self._find_key(clear)
-            payload = query_fields(request) if door.method == "GET" else parse_json(await read_bytes(request))
-            try:
-                key = key or self._find_key(door.key_location.find_in_payload(payload))
-                items = door.extract_items(payload)
-            except InvalidField as error:
-                raise RequestRejected(RejectionReason.CONTRACT, str(error)) from None
-            if door.answer is AnswerFormat.VALIDATION:
-                return list_problems(map(door.parse_item, items))
-            self._admit(key, len(items))
-            result = self._intake.accept_events(items, door.parse_item, self._context(request, key))
-            await self._deliver(result)
-            return answer_events(door.answer, result)
-
-        return handle
-
-    def _choice_handler(self, door: ChoiceDoor) -> Handler:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            key = self._find_key(door.key_location.find_in_head(_head(request)))
-            body = await read_bytes(request)
-            payload = parse_json(body)
-            try:
-                items = door.extract_items(payload)
-            except InvalidField as error:
-                self._admit(key, 1)
-                result = self._intake.reject_body(body, str(error), self._context(request, key))
-            else:
-                self._admit(key, len(items))
-                single = body if items and items[0] is payload else b""
-                result = self._intake.accept_choices(items, door.parse_item, self._context(request, key), single)
-            await self._deliver(result)
-            return summarise(result)
-
-        return handle
-
-    def _find_key(self, clear: object) -> WriteKey:
-        key = self._keys.find(clear) if isinstance(clear, str) and clear else None
-        if key is None:
-            raise RequestRejected(RejectionReason.UNKNOWN_KEY)
-        return key
-
-    def _admit(self, key: WriteKey, items: int) -> None:
-        if items > MAX_ITEMS:
-            raise RequestRejected(RejectionReason.TOO_MANY)
-        limit = self._limits.setdefault(key.events_per_s, RateLimit(key.events_per_s, max(2 * key.events_per_s, MAX_ITEMS)))
-        if not limit.allow(key.source, time.monotonic(), items):
-            raise RequestRejected(RejectionReason.RATE)
-
-    async def _deliver(self, result: IntakeResult) -> None:
-        if result.records:
-            await self._sink.send(result.records)
-
-    def _context(self, request: web.Request, key: WriteKey) -> RequestContext:
-        headers, options = request.headers, self._options
-        forwarded = headers.get("X-Forwarded-For", "").split(",")[0] if options.forwarded else ""
-        return RequestContext(
-            key.source,
-            key.site,
-            int(time.time() * 1000),
-            _region(headers.get(options.region_header, "") if options.region_header else "", key),
-            headers.get("User-Agent", ""),
-            forwarded or request.remote or "",
-            gpc_objection(headers.getall("Sec-GPC", ())),
-            key.kind,
-        )
-
-    # -- operations, previews, preflights
+    def _operations(self) -> list[Route]:
+        answers = {
+            "/health/live": lambda: web.Response(text="ok"),
+            "/health/ready": self._check_readiness,
+            "/metrics": lambda: metrics_answer(self._metrics.registry),
+        }
+        return [Route(method, path, _as_handler(answer)) for path, answer in answers.items() for method in ("GET", "HEAD")]
 
     def _check_readiness(self) -> web.Response:
         is_ready = self._sink.has_room
         seconds = round(time.monotonic() - self._sink.last_ack, 1)
         return ready_answer({"ready": is_ready, "seconds_since_ack": seconds}, is_ready)
 
-    def _render_metrics(self) -> web.Response:
-        return metrics_answer(self._metrics.registry)
-
-    async def _show_previews(self, request: web.Request) -> web.Response:
-        selection = request.path.rpartition("/")[2]
+    async def _show_previews(self, sender: SenderRequest) -> web.StreamResponse:
+        selection = sender.door.rpartition("/")[2]
         if selection == "reset":
             self._previews.clear()
         shown = [preview.content for preview in self._previews if preview.accepted in PREVIEWS[selection]]
         return json_answer(shown, default=str)
 
-    async def _answer_preflight(self, request: web.Request) -> web.Response:
-        if request.headers.get("Origin") not in self._options.origins:
-            raise web.HTTPNotFound
-        return preflight_answer("GET, POST", "Authorization, Content-Type")
+
+def _as_handler(answer: Callable[[], web.Response]) -> RouteHandler:
+    async def handle(_sender: SenderRequest) -> web.StreamResponse:
+        return answer()
+
+    return handle
 
 
-def _head(request: web.Request) -> RequestHead:
-    return RequestHead(request.headers.get("Authorization", ""), request.query)
+def _reject(error: RequestRejected) -> web.Response:
+    headers = retry_after(RETRY_AFTER_S[error.reason]) if error.reason in RETRY_AFTER_S else None
+    return json_answer({"code": error.reason, "message": str(error)}, error.status, headers)
 
 
-def _region(header: str, key: WriteKey) -> str | None:
-    """Return the region of a visitor's own request; None for a server's, whose headers tell where the server is."""
-    return region_of(header) if key.kind is KeyKind.BROWSER else None
+def _as_rejection(error: Exception, door: str) -> RequestRejected:
+    """Return the rejection that an exception means. One that means none is a defect, which is logged without its data."""
+    match error:
+        case RequestRejected():
+            return error
+        case SpoolFull():
+            return RequestRejected(RejectionReason.FULL)
+        case BodyTooLarge():
+            return RequestRejected(RejectionReason.TOO_LARGE)
+        case _:
+            get_logger().error("a request failed", door=door, error=type(error).__name__)
+            return RequestRejected(RejectionReason.FAILED)
+
+
+__all__ = ["CollectorApi"]

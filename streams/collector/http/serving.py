@@ -4,9 +4,7 @@ import asyncio
 import signal
 from typing import NamedTuple
 
-from aiohttp import web
-
-from infra.http.listening import listen
+from infra.http.listening import build_runner, listen
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
@@ -14,7 +12,8 @@ from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import Spool
-from streams.collector.http.server import CollectorApi, CollectorOptions
+from streams.collector.http.options import CollectorOptions
+from streams.collector.http.server import CollectorApi
 from streams.collector.intake import Intake
 from streams.collector.signals.choice_rules import ChoiceRules
 from streams.collector.signals.policy_source import PolicySource
@@ -42,7 +41,7 @@ async def serve(settings: Settings, options: CollectorOptions, address: tuple[st
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    runner = web.AppRunner(api.app(), access_log=None, keepalive_timeout=75, shutdown_timeout=5)
+    runner = build_runner(api.app())
     await runner.setup()
     await sink.start()
     try:

@@ -12,6 +12,7 @@ from infra.http.answers import error_answer, json_answer, ready_answer, retry_af
 from infra.http.body import UndecodableBody, read_body
 from infra.http.cors import allow_origin, preflight_answer
 from infra.http.health import HealthAnswers, health_routes
+from infra.http.listening import build_runner, listen
 
 
 async def echo(request: web.Request) -> web.StreamResponse:
@@ -46,7 +47,10 @@ def test_bodies_are_decompressed_bounded_and_waited_for_only_so_long() -> None:
         yield b"b"
 
     async def visit() -> None:
-        async with TestServer(application()) as server, ClientSession(server.make_url("/")) as session:
+        runner = build_runner(application())
+        await runner.setup()
+        port = await listen(runner, "127.0.0.1", 0)
+        async with ClientSession(f"http://127.0.0.1:{port}") as session:
             async with session.post("/echo", data=gzip.compress(b"x"), headers={"Content-Encoding": "gzip"}) as answer:
                 assert (answer.status, await answer.read()) == (200, b"x")
             for encoding in ("gzip", "deflate"):
@@ -56,6 +60,7 @@ def test_bodies_are_decompressed_bounded_and_waited_for_only_so_long() -> None:
                 assert answer.status == 413
             async with session.post("/echo", data=late()) as answer:
                 assert (answer.status, answer.headers["Retry-After"]) == (408, "3")
+        await runner.cleanup()
 
     asyncio.run(visit())
 
