@@ -118,6 +118,7 @@ def format_event(event: Mapping[str, Any]) -> str:
     refused = {ruling["reason"] for ruling in event.get("rulings", ()) if not ruling["granted"]}
     parts += [", ".join(sorted(refused))] if refused else []
     parts += [f"problems: {'; '.join(event['problems'])}"] if event.get("problems") else []
+    parts += [f"sent {event['copies']} times"] if event.get("copies", 1) > 1 else []
     parts += [f"id {event['event_id']}"] if event.get("event_id") else []
     return "  ".join(parts)
 

@@ -59,6 +59,8 @@ class OpenEvent:
     """Seconds, as `now`."""
     chain: int
     """Its partition on `events.raw`; -1 where that record was not read."""
+    copies: int = 1
+    """How often it came to `events.raw` while it was open."""
     passed: float | None = None
     """Since when its next stage has committed past it, seconds."""
 
@@ -136,9 +138,10 @@ class EventJoiner:
         event = self._open.pop(event_id, None)
         chain = source.partition if source.topic == RAW else event.chain if event else -1
         opened = event.opened if event else now
+        copies = event.copies + (source.topic == RAW) if event else 1
         if event is not None:
             self._places.pop(event.place, None)
-        event = OpenEvent(source.topic, source.partition, source.offset, record, opened, chain)
+        event = OpenEvent(source.topic, source.partition, source.offset, record, opened, chain, copies)
         if source.topic == RESOLVED:
             self._ready.append(_describe(event, LiveState.RESOLVED)._replace(row=f"{source.partition}:{source.offset}"))
             return
@@ -211,6 +214,7 @@ def _describe(event: OpenEvent, state: LiveState) -> LiveEvent:
         record.get("consent_outcome", ""),
         read_rulings(record.get("consent_reasons", ""), record.get("consent_purposes", 0)),
         tuple(record.get("problems") or ()),
+        copies=event.copies,
     )
 
 

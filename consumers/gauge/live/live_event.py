@@ -68,6 +68,9 @@ class LiveEvent(NamedTuple):
     letter: str = ""
     """Partition and offset on `events.dead`, for `headwater dead show`."""
     waits_for: str = ""
+    """The stage that has not read it."""
+    copies: int = 1
+    """How often it had been sent when it was shown; identity passes one of them."""
 
     def as_data(self) -> dict[str, Any]:
         """The event as JSON."""

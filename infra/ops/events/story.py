@@ -161,16 +161,16 @@ def _decision(trace: EventTrace) -> Iterator[str]:
         yield f"by policy {decision.policy}"
         if not decision.certain:
             yield "other events of this site and minute were dropped for other reasons: these may be theirs"
-    for copy in trace.audit.copies if trace.audit else ():
-        if copy.record["kind"] == "state":
-            yield f"a choice of this visitor was stored in that minute: {copy.record['outcome']} ({copy.record['method']})"
+    audit = [copy.record for copy in trace.audit.copies] if trace.audit else []
+    if choices := sorted({record["outcome"] for record in audit if record["kind"] == "state"}):
+        yield f"choices of this visitor were stored in that minute: {', '.join(choices)}"
 
 
 def _visitor(trace: EventTrace) -> Iterator[str]:
     raw = trace.copies(RAW)[0].record if trace.copies(RAW) else None
     if raw is not None:
         kinds = sorted({TIERS.get(node[:1], "unknown") for node in raw["identifiers"]})
-        yield f"sent {len(raw['identifiers'])} identifiers" + (f": {', '.join(kinds)}" if kinds else "")
+        yield f"identifiers that were sent: {', '.join(kinds) or 'none'}"
     if not (copies := trace.copies(RESOLVED)):
         return
     record = copies[0].record
@@ -209,7 +209,7 @@ def _letters(trace: EventTrace) -> Iterator[str]:
             yield "its key is destroyed, or is not this installation's"
     if trace.letters.unreadable:
         yield f"{trace.letters.unreadable:,} others could not be opened and may be about it"
-    if not trace.request.decrypt:
+    if not trace.request.decrypt and not trace.copies(RAW):
         yield "what a door refused is encrypted: --decrypt opens the letters with the key at hand and searches them"
 
 
@@ -222,8 +222,9 @@ def _places(trace: EventTrace) -> Iterator[str]:
             yield f"{topic}  once, without a link to it"
             continue
         places = ", ".join(copy.place for copy in copies[:5]) + (f" and {len(copies) - 5} more" if len(copies) > 5 else "")
-        more = "" if trace.topics[topic].to_end else " (the search ended here; --all reads on)"
-        yield f"{topic}  {places}{more}"
+        yield f"{topic}  {places}"
+    if any(search.copies and not search.to_end for search in trace.topics.values()):
+        yield "each search ended with the first copies; --all reads on"
 
 
 def _absent(trace: EventTrace) -> Iterator[str]:
