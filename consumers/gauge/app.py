@@ -110,6 +110,8 @@ async def serve(settings: Settings, options: GaugeOptions) -> None:
     """Serve until cancelled."""
     from aiohttp import web
 
+    from consumers.gauge.live.listeners import ListenerHub
+    from consumers.gauge.live.tail import LiveTail
     from consumers.gauge.page.page import Page
     from consumers.gauge.recent import SideTopicConsumer, SideTopicState
     from consumers.gauge.row_checks import watch_row_checks
@@ -123,7 +125,8 @@ async def serve(settings: Settings, options: GaugeOptions) -> None:
     token = settings.ops_token.get_secret_value() if settings.ops_token else None
     collector = Collector(settings, options, open_table_store(settings))
     checks = asyncio.ensure_future(watch_row_checks(settings, lambda row_checks: setattr(dashboard, "row_checks", row_checks)))
-    runner = web.AppRunner(GaugeApi(dashboard, Page(options.interval_s, stale_s), token).app(), access_log=None)
+    hub = ListenerHub(lambda: LiveTail(settings))
+    runner = web.AppRunner(GaugeApi(dashboard, Page(options.interval_s, stale_s), token, hub=hub).app(), access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, options.host, options.port).start()

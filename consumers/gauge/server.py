@@ -1,4 +1,4 @@
-"""The gauge's HTTP API: /lag, /metrics, the ops page and health checks. All of it is read-only."""
+"""The gauge's HTTP API: /lag, /metrics, /v1/live, the ops page and health checks. All of it is read-only."""
 
 import hashlib
 import hmac
@@ -13,6 +13,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from consumers.gauge.export import exposition
 from consumers.gauge.lag.reading import LagReading, as_json
+from consumers.gauge.live.listeners import ListenerHub
+from consumers.gauge.live.stream import live_routes
 from consumers.gauge.page.page import HERE, Page
 from consumers.gauge.recent import RecentActivity
 from consumers.gauge.row_checks import RowCheck, row_checks_json
@@ -58,7 +60,15 @@ class Dashboard:
 class GaugeApi:
     """The routes of the gauge. All but /health and /static need the token; without one only loopback is answered."""
 
-    def __init__(self, dashboard: Dashboard, page: Page, token: str | None, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        dashboard: Dashboard,
+        page: Page,
+        token: str | None,
+        now: Callable[[], float] = time.time,
+        hub: ListenerHub | None = None,
+    ) -> None:
+        self._hub = hub
         self._dashboard = dashboard
         self._page = page
         self._token = token
@@ -78,7 +88,14 @@ class GaugeApi:
                 web.get("/static/{name}", self.serve_static),
             ]
         )
+        if self._hub is not None:
+            app.add_routes(live_routes(self._hub, HEADERS))
+            app.on_shutdown.append(self._end_listeners)
         return app
+
+    async def _end_listeners(self, _app: web.Application) -> None:
+        if self._hub is not None:
+            self._hub.close()
 
     async def report_lag(self, _request: web.Request) -> web.StreamResponse:
         """Answer with the lag of every group as JSON; 503 before Kafka has answered for the first time."""

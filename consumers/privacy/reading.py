@@ -19,12 +19,12 @@ def read_topics(settings: Settings, topics: Iterable[str], since: int = 0) -> It
     `since`: only records with this timestamp or a later one, milliseconds UTC. The ends include open transactions, which are
     waited for, as in `streams.runtime.follow`.
     """
-    for messages in read_ranges(settings, _ranges(settings, topics, since), CLIENT, POLL_S):
+    for messages in read_ranges(settings, offset_ranges(settings, topics, since), CLIENT, POLL_S):
         yield from messages
 
 
-def _ranges(settings: Settings, topics: Iterable[str], since: int) -> dict[TopicPartition, tuple[int, int]]:
-    """Partition -> first offset and end of what there is to read. Retryable."""
+def offset_ranges(settings: Settings, topics: Iterable[str], since: int) -> dict[TopicPartition, tuple[int, int]]:
+    """Partition -> first offset and end of what there is to read; `since` as in `read_topics`. Retryable."""
     consumer = reader(settings, CLIENT, isolation_level="read_uncommitted")
     try:
         partitions = [(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
@@ -41,4 +41,4 @@ def _ranges(settings: Settings, topics: Iterable[str], since: int) -> dict[Topic
         consumer.close()
 
 
-__all__ = ["CLIENT", "read_topics"]
+__all__ = ["CLIENT", "offset_ranges", "read_topics"]

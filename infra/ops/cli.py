@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gauge": ("consumers.gauge.app:app", "Watch lag and serve the ops page."),
     "topics": ("infra.ops.topics:app", "Create and check Kafka topics."),
     "contracts": ("infra.ops.contracts:app", "Lint, compare, show and publish the Avro contracts."),
+    "events": ("infra.ops.events.app:app", "Find one event in every layer, and tell what became of it."),
+    "live": ("consumers.gauge.live.command:app", "Print events as they arrive, with their decision and their row."),
     "dead": ("streams.runtime.dead_letters.app:app", "List, show and replay dead letters."),
     "consent": (
         "infra.ops.consent:app",
