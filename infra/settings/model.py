@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     decision_rate: float = Field(200.0, gt=0, description="decisions a second that one address may ask for; loopback is exempt")
     region_header: str = Field("", description="header in which a trusted proxy sets the visitor's region; empty = none")
 
+    forwarded: bool = Field(False, description="the collector trusts X-Forwarded-For: only behind a proxy that sets it")
+
     privacy_sla_s: float = Field(86_400.0, gt=0, description="time that rooms have to do their part of a withdrawal")
     slot: str = Field("0", description="this worker's place in its group; static membership and transactions hang on it")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of a worker's /metrics; 0 = none")

@@ -14,7 +14,9 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
     region_header: Annotated[
         str | None, typer.Option(help="Header in which a trusted proxy sets the visitor's region; default: the installation's.")
     ] = None,
-    forwarded: Annotated[bool, typer.Option(help="Trust X-Forwarded-For: only behind a proxy that sets it.")] = False,
+    forwarded: Annotated[
+        bool | None, typer.Option(help="Trust X-Forwarded-For: only behind a proxy that sets it; default: the installation's.")
+    ] = None,
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="Origin of pages that may send from a browser; repeat it.")
     ] = None,
@@ -35,5 +37,7 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
     configure_logs("collector")
     settings = load_settings()
     header = settings.region_header if region_header is None else region_header
-    options = CollectorOptions(header, forwarded, frozenset(cors_origin or ()), micro)
+    options = CollectorOptions(
+        header, settings.forwarded if forwarded is None else forwarded, frozenset(cors_origin or ()), micro
+    )
     uvloop.run(serve(settings, options, (host, port), SpoolLimits(budget, spool_bytes)))
