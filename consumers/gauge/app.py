@@ -122,7 +122,7 @@ async def serve(settings: Settings, options: GaugeOptions) -> None:
     side_consumer = SideTopicConsumer(settings, side_state)
     stale_s = max(30.0, 3 * options.interval_s)
     dashboard = Dashboard(stale_s, recent=lambda now: side_state.recent(now, side_consumer.complete))
-    token = settings.ops_token.get_secret_value() if settings.ops_token else None
+    token = settings.ops_token_text
     collector = Collector(settings, options, open_table_store(settings))
     checks = asyncio.ensure_future(watch_row_checks(settings, lambda row_checks: setattr(dashboard, "row_checks", row_checks)))
     hub = ListenerHub(lambda: LiveTail(settings))
@@ -197,7 +197,7 @@ def gauge(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     if print_once:
         print_lag(settings, options, as_json_text)
         return
-    check_exposure(host, settings.ops_token.get_secret_value() if settings.ops_token else None)
+    check_exposure(host, settings.ops_token_text)
     asyncio.run(_until_signal(settings, options))
 
 

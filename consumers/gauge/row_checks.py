@@ -8,6 +8,7 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from infra.clients.clickhouse import client_options
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
 
@@ -50,9 +51,12 @@ def row_checks_json(checks: tuple[RowCheck, ...]) -> list[dict[str, Any]]:
 def read_row_checks(settings: Settings) -> tuple[RowCheck, ...]:
     """Return one check per topic, sorted by name. ClickHouseError or OSError where ClickHouse does not answer."""
     client = clickhouse_connect.get_client(
-        dsn=settings.clickhouse, autogenerate_session_id=False, send_receive_timeout=TIMEOUT_S, connect_timeout=TIMEOUT_S,
+        **client_options(settings.clickhouse),
+        autogenerate_session_id=False,
+        send_receive_timeout=TIMEOUT_S,
+        connect_timeout=TIMEOUT_S,
         query_retries=0,
-    )  # fmt: skip
+    )
     sums = ", ".join(f"sum({kind})" for kind in (*KINDS, "unverifiable"))
     database = settings.clickhouse_database.replace("`", "``")
     query = (

@@ -12,6 +12,7 @@ from consumers.warehouse.errors import ServerTrouble, TableTrouble, insert_error
 from consumers.warehouse.schema import ddl
 from consumers.warehouse.schema.tables import Table
 from consumers.warehouse.topic_partition import TopicPartition
+from infra.clients.clickhouse import client_options
 from infra.errors import ConfigError, Retryable
 from infra.settings import Settings
 from schemas.registry import Contract
@@ -177,7 +178,10 @@ class Store:
         try:
             if self._client is None:
                 self._client = clickhouse_connect.get_client(
-                    dsn=self._address, autogenerate_session_id=False, send_receive_timeout=self._patience_s, query_retries=0
+                    **client_options(self._address),
+                    autogenerate_session_id=False,
+                    send_receive_timeout=self._patience_s,
+                    query_retries=0,
                 )
             return request(self._client)
         except DatabaseError as error:

@@ -1,1 +1,1 @@
-"""Clients of Kafka, Redis and the schema registry."""
+"""Clients of Kafka, Redis, ClickHouse and the schema registry."""

@@ -1,5 +1,6 @@
 """`headwater`: the table of commands. Each room's app file defines its own."""
 
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable, unreachable_message
+from infra.parsing.environment import clean_environment
 
 # command -> (module:attribute of a typer app, help); imported when the command runs, so that --help is fast.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -78,6 +80,7 @@ def headwater(version: Annotated[bool, typer.Option("--version", help="Print the
 
 def main() -> None:
     """Run a command; turn expected errors into a message and an exit code."""
+    clean_environment(os.environ)
     try:
         app(prog_name="headwater")
     except ConfigError as error:

@@ -29,6 +29,12 @@ OURS = {
     "upkeep",
 }
 FROM_PROMETHEUS: dict[str, tuple[str, ...]] = {"up": ()}
+NOT_IN_SERVICES = {
+    "HEADWATER_SECRET": "a file, by HEADWATER_SECRET_FILE",
+    "HEADWATER_OPS_TOKEN": "a file, by HEADWATER_OPS_TOKEN_FILE",
+    "HEADWATER_SLOT": "an option of each worker: --slot",
+    "HEADWATER_FROM": "an option of each worker: --from",
+}
 EVERYWHERE = {"job", "instance", "le"}
 WORDS = {"by", "without", "on", "ignoring", "group_left", "group_right", "and", "or", "unless", "bool", "offset"}
 
@@ -118,18 +124,57 @@ def test_our_services_run_as_a_user_without_privileges() -> None:
     assert [line for line in dockerfile if line.startswith("USER ")] == ["USER 10001:10001"]
 
 
-def test_secrets_come_from_outside() -> None:
-    """No value of a secret stands in the file; each variable is in env.example, empty where it is a secret."""
-    text = (ROOT / "docker-compose.yml").read_text()
-    variables = set(re.findall(r"\$\{(\w+)", text)) | {secret["environment"] for secret in compose()["secrets"].values()}
-    example = dict(
-        line.split("=", 1)
-        for line in (ROOT / "infra/deploy/compose/env.example").read_text().splitlines()
-        if line and line[0] != "#"
-    )
-    assert variables == set(example)
-    public = {"HEADWATER_FROM", "HEADWATER_NODE_KEY_VERSION"}
-    assert all(value == "" for name, value in example.items() if name not in public)
+def example() -> dict[str, str]:
+    """The variables of env.example."""
+    lines = (ROOT / "infra/deploy/compose/env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and line[0] != "#")
+
+
+def passed_on() -> set[str]:
+    """Headwater's settings that come from .env or the shell: they have no value in the file."""
+    environments = [compose()["services"][name].get("environment", {}) for name in OURS]
+    return {name for environment in environments for name, value in environment.items() if value is None}
+
+
+def test_passwords_come_from_outside() -> None:
+    """No value of a secret stands in the file; each variable is in env.example, empty but for one that says how to start."""
+    variables = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
+    assert variables <= set(example())
+    assert set(example()) - variables <= passed_on()
+    assert {name: value for name, value in example().items() if value} == {"HEADWATER_FROM": "committed"}
+
+
+def test_secrets_are_files_that_git_and_images_never_see() -> None:
+    """Compose mounts files beside a read-only root; it refuses secrets from variables there."""
+    secrets = compose()["secrets"]
+    assert {name: secret for name, secret in secrets.items() if secret != {"file": f"./secrets/{name}"}} == {}
+    for service in compose()["services"].values():
+        assert set(service.get("secrets", [])) <= set(secrets)
+    assert {"/secrets/", "/.env"} <= set((ROOT / ".gitignore").read_text().splitlines())
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert next(line for line in ignored if line and line[0] != "#") == "*"
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "infra/deploy/compose/Dockerfile").read_text(), re.MULTILINE)
+    assert {line[1:] for line in ignored if line[:1] == "!"} == {name for names in copied for name in names.split()}
+
+
+@pytest.mark.parametrize("page", ["docs/reference/settings.md", "docs/reference/commands.md", "infra/deploy/compose/README.md"])
+def test_every_documented_variable_reaches_the_services(page: str) -> None:
+    """What a page promises can be set: a variable that Compose does not name never arrives in a container."""
+    documented = set(re.findall(r"\b(HEADWATER_[A-Z_]*[A-Z])\b", (ROOT / page).read_text()))
+    environments = [compose()["services"][name].get("environment", {}) for name in OURS]
+    available = {name for environment in environments for name in environment}
+    assert documented - available == set(NOT_IN_SERVICES) & documented
+    assert documented
+
+
+def test_our_services_share_their_settings() -> None:
+    """A setting that only some rooms had would make them disagree."""
+    services = compose()["services"]
+    shared = services["collector"]["environment"]
+    for name in OURS:
+        environment = services[name]["environment"]
+        assert {key: environment.get(key, "-") for key in shared} == shared, name
+        assert set(environment) - set(shared) <= {"HEADWATER_METRICS_PORT", "HEADWATER_OPS_TOKEN_FILE"}
 
 
 def test_mounted_files_exist() -> None:

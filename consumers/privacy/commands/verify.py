@@ -23,8 +23,9 @@ from consumers.privacy.session import (
     search_targets,
     warn_if_unknown,
 )
+from infra.clients.clickhouse import client_options
 from infra.errors import ConfigError
-from infra.settings import Settings
+from infra.settings import Settings, without_login
 from streams.identity.repair.erasing import Members
 
 LOADED_S, POLL_S = 5.0, 0.5
@@ -134,9 +135,11 @@ def read_loaded_proofs(settings: Settings) -> Iterator[dict[str, Any]]:
     columns = ", ".join(f"toUnixTimestamp64Milli({name})" if name in TIMES else name for name in names)
     query = f"SELECT {columns} FROM {settings.clickhouse_database}.privacy_audit ORDER BY chain, seq"  # noqa: S608 - ours
     try:
-        client = clickhouse_connect.get_client(dsn=settings.clickhouse, autogenerate_session_id=False)
+        client = clickhouse_connect.get_client(**client_options(settings.clickhouse), autogenerate_session_id=False)
         with client.query_rows_stream(query) as rows:
             for row in rows:
                 yield dict(zip(names, row, strict=True))
     except (ClickHouseError, OSError) as error:
-        raise ConfigError(f"ClickHouse at {settings.clickhouse} does not answer: {type(error).__name__}") from None
+        raise ConfigError(
+            f"ClickHouse at {without_login(settings.clickhouse)} does not answer: {type(error).__name__}"
+        ) from None

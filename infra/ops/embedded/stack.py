@@ -1,6 +1,5 @@
 """The services of an installation, their dependencies and their programs, for the supervisor."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -81,9 +80,10 @@ class EmbeddedStack:
         for name in self._port_names():
             self._ports[name] = self._choose_port(name, remembered.get(name, 0))
         self.state.remember_ports(self._ports)
-        if not (os.environ.get("HEADWATER_SECRET") or os.environ.get("HEADWATER_SECRET_FILE")):
+        installation = load_settings(state_dir=self.state.path)
+        if installation.secret is None and installation.secret_file is None:
             self.state.secret("secret")
-        ops_token = os.environ.get("HEADWATER_OPS_TOKEN") or self.state.secret("ops-token", nbytes=16)
+        ops_token = installation.ops_token_text or self.state.secret("ops-token", nbytes=16)
         self.addresses: dict[str, Any] = {
             "kafka": self.options.kafka or f"{LOOPBACK}:{self._ports['kafka']}",
             "redis": self.options.redis or f"redis://{LOOPBACK}:{self._ports['redis']}/0",

@@ -8,9 +8,10 @@ import clickhouse_connect
 import typer
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from infra.clients.clickhouse import client_options
 from infra.clients.kafka import settings_with_kafka
 from infra.errors import ConfigError
-from infra.settings import Settings
+from infra.settings import Settings, without_login
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.consent.decision.audit import HASHED, ChainBreak, ChainHead, find_breaks
@@ -25,12 +26,14 @@ def read_audit(settings: Settings) -> Iterator[dict[str, Any]]:
     columns = ", ".join(f"toUnixTimestamp64Milli({name})" if name in TIMES else name for name in (*HASHED, "hash"))
     query = f"SELECT {columns} FROM {settings.clickhouse_database}.consent_audit WHERE seq > 0 ORDER BY chain, seq"  # noqa: S608 - columns and database are ours, not input
     try:
-        client = clickhouse_connect.get_client(dsn=settings.clickhouse, autogenerate_session_id=False)
+        client = clickhouse_connect.get_client(**client_options(settings.clickhouse), autogenerate_session_id=False)
         with client.query_rows_stream(query) as rows:
             for row in rows:
                 yield dict(zip((*HASHED, "hash"), row, strict=True))
     except (ClickHouseError, OSError) as error:
-        raise ConfigError(f"ClickHouse at {settings.clickhouse} does not answer: {type(error).__name__}") from None
+        raise ConfigError(
+            f"ClickHouse at {without_login(settings.clickhouse)} does not answer: {type(error).__name__}"
+        ) from None
 
 
 def read_heads(settings: Settings) -> dict[int, ChainHead]:

@@ -8,6 +8,7 @@ import clickhouse_connect
 import orjson
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from infra.clients.clickhouse import client_options
 from infra.errors import ConfigError
 from infra.ops.simulator.marks import MarkerScan
 from infra.ops.simulator.reconcile.tally import Sighting
@@ -25,7 +26,9 @@ class Tables:
     def __init__(self, settings: Settings) -> None:
         self._database = settings.clickhouse_database
         try:
-            self._client: Any = clickhouse_connect.get_client(dsn=settings.clickhouse, autogenerate_session_id=False)
+            self._client: Any = clickhouse_connect.get_client(
+                **client_options(settings.clickhouse), autogenerate_session_id=False
+            )
         except (ClickHouseError, OSError) as error:
             raise ConfigError(f"ClickHouse does not answer ({type(error).__name__}): is the house up?") from None
 

@@ -1,43 +1,55 @@
-"""Settings of an installation, read once at the start of a command.
+"""The table of settings: one field, one `HEADWATER_*` variable."""
 
-Sources by precedence: `HEADWATER_*` environment variables, `<state_dir>/house.json` (written by `headwater up`, so that
-other commands find the running services), defaults.
-"""
-
-import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from infra.errors import ConfigError
+from infra.parsing.environment import clean_value
 from infra.secrets import Secret
+from infra.settings.secret_files import check_plain, read_secret
+from infra.settings.urls import check_graph_url, check_http_url, check_redis_url
+from infra.settings.values import read_brokers, read_kafka_options, read_origins
 
-PACKAGED_CONTRACTS = Path(__file__).resolve().parent.parent / "schemas" / "contracts"
+PACKAGED_CONTRACTS = Path(__file__).resolve().parents[2] / "schemas" / "contracts"
+
+Brokers = Annotated[str, AfterValidator(read_brokers)]
+HttpUrl = Annotated[str, AfterValidator(check_http_url)]
+RedisUrl = Annotated[str, AfterValidator(check_redis_url)]
+GraphUrl = Annotated[str, AfterValidator(check_graph_url)]
+# NoDecode: pydantic-settings would insist on JSON and fail before a validator sees the value.
+KafkaOptions = Annotated[dict[str, str], NoDecode, BeforeValidator(read_kafka_options)]
+Origins = Annotated[list[str], NoDecode, BeforeValidator(read_origins)]
 
 
 class Settings(BaseSettings):
     """One installation's addresses, files and secrets. Build it with `load_settings`, which raises readable errors."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADWATER_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="HEADWATER_", env_ignore_empty=True, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
 
-    kafka: str = Field("127.0.0.1:9092", description="bootstrap servers, host:port, comma separated")
-    kafka_options: dict[str, str] = Field({}, description="librdkafka options for every client, e.g. TLS and SASL, as JSON")
+    kafka: Brokers = Field("127.0.0.1:9092", description="bootstrap servers, host:port, comma separated")
+    kafka_options: KafkaOptions = Field(
+        {}, description="librdkafka options for every client, e.g. TLS and SASL: a JSON object, or key=value,key=value"
+    )
     replication: int = Field(1, ge=1, description="replication factor of the topics that `topics apply` creates")
     partitions: int = Field(4, ge=1, description="partitions of the event topics that `topics apply` creates")
-    redis: str = Field(
-        "redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://", description="Redis URL; one Redis, for every room"
+    redis: RedisUrl = Field(
+        "redis://127.0.0.1:6379/0", description="Redis URL; one Redis, for every room; user and password percent-encoded"
     )
-    identity_redis: str | None = Field(
+    identity_redis: GraphUrl | None = Field(
         None,
-        pattern=r"^((cluster\+)?rediss?|unix)://",
         description="Redis URL of the identity graph alone, or cluster+redis://host:port,host:port; `redis` when absent",
     )
-    clickhouse: str = Field("http://127.0.0.1:8123", description="ClickHouse HTTP interface; user and password in the URL")
+    clickhouse: HttpUrl = Field(
+        "http://127.0.0.1:8123", description="ClickHouse HTTP interface; user and password in the URL, percent-encoded"
+    )
     clickhouse_database: str = "headwater"
-    schema_registry: str | None = Field(None, description="Confluent-compatible registry to push contracts to")
+    schema_registry: HttpUrl | None = Field(None, description="Confluent-compatible registry to push contracts to")
 
     contracts: Path = Field(PACKAGED_CONTRACTS, description="folder of *.avsc and lock.json")
     policy: Path | None = Field(None, description="consent policy (YAML); the packaged one when absent")
@@ -53,17 +65,22 @@ class Settings(BaseSettings):
     secret_file: Path | None = Field(None, description="file that holds the master secret; <state_dir>/secret when absent")
     state_dir: Path = Field(Path(".headwater"), description="what outlives a restart: spool, key ring, embedded data")
 
-    collector_url: str = "http://127.0.0.1:8080"
-    decisions_url: str = "http://127.0.0.1:8081"
-    gauge_url: str = "http://127.0.0.1:8082"
+    collector_url: HttpUrl = "http://127.0.0.1:8080"
+    decisions_url: HttpUrl = "http://127.0.0.1:8081"
+    gauge_url: HttpUrl = "http://127.0.0.1:8082"
     ops_token: SecretStr | None = Field(None, description="token of the ops page and the privacy commands")
+    ops_token_file: Path | None = Field(None, description="file that holds the token, where `ops_token` is absent")
 
-    decision_origins: list[str] = Field([], description="origins of pages that may ask for decisions, as JSON")
+    decision_origins: Origins = Field(
+        [], description="origins of pages that may ask for decisions: comma separated, or a JSON list"
+    )
     decision_rate: float = Field(200.0, gt=0, description="decisions a second that one address may ask for; loopback is exempt")
     trusted_proxies: int = Field(
         0, ge=0, le=10, description="proxies in front of collector and decisions that append to X-Forwarded-For; 0 = none"
     )
-    cors_origins: str = Field("", description="origins of pages that may send to the collector, comma separated")
+    cors_origins: Origins = Field(
+        [], description="origins of pages that may send to the collector: comma separated, or a JSON list"
+    )
     region_header: str = Field("", description="header in which a trusted proxy sets the visitor's region; empty = none")
 
     privacy_sla_s: float = Field(86_400.0, gt=0, description="time that rooms have to do their part of a withdrawal")
@@ -99,6 +116,20 @@ class Settings(BaseSettings):
         """Use arguments and the environment; no dotenv and no secrets folder."""
         return init_settings, env_settings
 
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Clean texts as env files hand them over; an empty one is an absent one."""
+        cleaned = {
+            name: clean_value(value) if isinstance(value, str) and name != "secret" else value for name, value in values.items()
+        }
+        return {name: value for name, value in cleaned.items() if value != ""}
+
+    @field_validator("secret")
+    @classmethod
+    def _plain(cls, secret: SecretStr | None) -> SecretStr | None:
+        return secret if secret is None else SecretStr(check_plain(secret.get_secret_value()))
+
     @field_validator("node_key_since")
     @classmethod
     def _not_newer(cls, since: int | None, others: ValidationInfo) -> int | None:
@@ -113,12 +144,26 @@ class Settings(BaseSettings):
             return Secret(self.secret.get_secret_value())
         file = self.secret_file or self.state_dir / "secret"
         try:
-            return Secret(file.read_text().strip())
+            text = read_secret(file, "HEADWATER_SECRET_FILE")
         except FileNotFoundError:
             raise ConfigError(
                 f"no master secret: set HEADWATER_SECRET or HEADWATER_SECRET_FILE, or write at least 32 characters to {file} "
                 "(`headwater up` makes one)"
             ) from None
+        try:
+            return Secret(text)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
+
+    @property
+    def ops_token_text(self) -> str | None:
+        """The token of the ops page, from the setting or its file. ConfigError where the file cannot be used."""
+        if self.ops_token is not None or self.ops_token_file is None:
+            return self.ops_token.get_secret_value() if self.ops_token else None
+        try:
+            return read_secret(self.ops_token_file, "HEADWATER_OPS_TOKEN_FILE")
+        except FileNotFoundError:
+            raise ConfigError(f"HEADWATER_OPS_TOKEN_FILE: there is no file {self.ops_token_file}") from None
 
     @property
     def write_keys_file(self) -> Path:
@@ -139,28 +184,3 @@ class Settings(BaseSettings):
         """Return librdkafka's configuration: address, the installation's options, then the caller's (with `_` for dots)."""
         caller_options = {name.replace("_", "."): value for name, value in options.items()}
         return {"bootstrap.servers": self.kafka, **self.kafka_options, **caller_options}
-
-
-def house_file(state_dir: Path) -> Path:
-    """Return the file in which `headwater up` writes the addresses of the running services."""
-    return state_dir / "house.json"
-
-
-def load_settings(**overrides: Any) -> Settings:
-    """Load the settings. ConfigError names the invalid variable and the expected value."""
-    try:
-        state_dir = Settings(**overrides).state_dir
-        file = house_file(state_dir)
-        if not file.exists():
-            return Settings(**overrides)
-        house = json.loads(file.read_text())
-        from_environment = Settings(**overrides).model_fields_set
-        return Settings(**{**{k: v for k, v in house.items() if k not in from_environment}, **overrides})
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        # An address may contain a password.
-        value_text = "" if "@" in str(first["input"]) else f" (got {first['input']!r:.80})"
-        raise ConfigError(f"HEADWATER_{name}: {first['msg']}{value_text}") from None
