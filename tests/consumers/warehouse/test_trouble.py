@@ -77,7 +77,9 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredPlant
         plant.port = free_port()
         plant.environment |= {
             "HEADWATER_METRICS_PORT": str(plant.port),
-            "HEADWATER_KAFKA_OPTIONS": json.dumps({"max.poll.interval.ms": f"{POLL_INTERVAL_S * 1000}"}),
+            "HEADWATER_KAFKA_OPTIONS": json.dumps(
+                {"max.poll.interval.ms": f"{POLL_INTERVAL_S * 1000}", "session.timeout.ms": "3000"}
+            ),
         }
         try:
             yield plant
