@@ -1,12 +1,11 @@
 """The faults, each played while events flow: cause it, measure when metrics and `headwater doctor` show it, and end it."""
 
-import json
 import random
 import shutil
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from bench.faults.world import MEMORY_BYTES, TOPIC, FaultWorld, WorldError, moun
 from infra.clients.kafka import admin
 from infra.errors import Retryable
 from infra.ops import topics as topics_app
+from infra.ops.doctor import CheckResult, Grade
 from infra.ops.embedded.servers.child import StartFailed
 from infra.telemetry.metrics import LABELS
 
@@ -129,17 +129,17 @@ def unassigned(pages: dict[str, str]) -> str:
 class FaultWatch:
     """Looks at /metrics and asks `headwater doctor` until both show a fault."""
 
-    def __init__(self, stage: FaultStage, observation: Observation, alarm: Alarm) -> None:
+    def __init__(self, stage: FaultStage, observation: Observation, alarm: Alarm = waiting) -> None:
         self._world, self._observation, self._alarm = stage.world, observation, alarm
         self._begun = time.monotonic()
-        self._doctor: subprocess.Popen[bytes] | None = None
+        self._doctor: Future[list[CheckResult]] | None = None
 
     def poll(self) -> bool:
         """Poll metrics and doctor once; whether both have shown the fault."""
         observation, elapsed = self._observation, time.monotonic() - self._begun
         if observation.metric_s is None and (line := self._alarm(self._world.metrics())):
             observation.metric_s, observation.metric = round(elapsed, 1), line
-        # Doctor costs seconds of CPU: it runs once the metric shows the fault, or should.
+        # Doctor runs once the metric shows the fault, or should.
         if (
             observation.doctor_s is None
             and observation.must_show
@@ -151,10 +151,8 @@ class FaultWatch:
     def _ask_doctor(self, elapsed: float) -> None:
         if self._doctor is None:
             self._doctor = self._world.doctor()
-        elif self._doctor.poll() is not None:
-            assert self._doctor.stdout is not None
-            finding = _service_finding(self._doctor.stdout.read())
-            self._doctor.stdout.close()
+        elif self._doctor.done():
+            finding = _service_finding(self._doctor.result())
             self._doctor = None
             if finding:
                 self._observation.doctor_s, self._observation.finding = round(elapsed, 1), finding
@@ -168,34 +166,15 @@ class FaultWatch:
             self._world.sleep(0.25)
         return True
 
-    def close(self) -> None:
-        """Kill a doctor that still runs."""
-        if self._doctor is not None:
-            self._doctor.kill()
-            self._doctor.communicate()
 
-
-def _service_finding(answer: bytes) -> str:
+def _service_finding(findings: Sequence[CheckResult]) -> str:
     """The first finding of doctor about services or the warehouse that is not OK."""
-    try:
-        findings = json.loads(answer)
-    except ValueError:
-        return ""
     for finding in findings:
-        service = finding["what"] in {"kafka", "clickhouse"} or "warehouse" in finding["what"] or "view" in finding["what"]
-        if service and finding["grade"] != "OK" and finding["found"].strip():
-            return f"{finding['grade']} {finding['what']}: {finding['found']}"
+        name = finding.check
+        service = name in {"kafka", "clickhouse"} or "warehouse" in name or "view" in name
+        if service and finding.grade is not Grade.OK and finding.detail.strip():
+            return f"{finding.grade} {name}: {finding.detail}"
     return ""
-
-
-@contextmanager
-def watched(stage: FaultStage, observation: Observation, alarm: Alarm = waiting) -> Iterator[FaultWatch]:
-    """A watch that begins now."""
-    watch = FaultWatch(stage, observation, alarm)
-    try:
-        yield watch
-    finally:
-        watch.close()
 
 
 def play(name: str, stage: FaultStage) -> Observation:
@@ -221,18 +200,18 @@ def loader_away(stage: FaultStage, observation: Observation) -> None:
     """Kill a loader, and start it again once the fault shows."""
     loader = stage.world.loaders[0]
     loader.kill()
-    with watched(stage, observation, unassigned) as watch:
-        stage.let_flow()
-        watch.until_seen()
+    watch = FaultWatch(stage, observation, unassigned)
+    stage.let_flow()
+    watch.until_seen()
     loader.start()
 
 
 def clickhouse_away(stage: FaultStage, observation: Observation) -> None:
     """Kill ClickHouse, and start it again once the fault shows."""
     stage.world.clickhouse.kill()
-    with watched(stage, observation) as watch:
-        stage.let_flow()
-        watch.until_seen()
+    watch = FaultWatch(stage, observation)
+    stage.let_flow()
+    watch.until_seen()
     stage.world.start_clickhouse()
 
 
@@ -259,14 +238,14 @@ def disk_full_at_once(stage: FaultStage, observation: Observation) -> None:
 def _fill_and_free(stage: FaultStage, observation: Observation) -> None:
     world, filler = stage.world, stage.world.data / "filler"
     try:
-        with watched(stage, observation) as watch:
-            _fill(filler)
-            stage.let_flow()
-            watch.until_seen()
-            # A loader that starts meanwhile waits too.
-            world.loaders[0].kill()
-            world.loaders[0].start()
-            world.sleep(stage.scale.hold_s)
+        watch = FaultWatch(stage, observation)
+        _fill(filler)
+        stage.let_flow()
+        watch.until_seen()
+        # A loader that starts meanwhile waits too.
+        world.loaders[0].kill()
+        world.loaders[0].start()
+        world.sleep(stage.scale.hold_s)
     finally:
         filler.unlink(missing_ok=True)
         resize(world.data, world.disk_bytes)
@@ -306,8 +285,8 @@ def _seen_at(stage: FaultStage, observation: Observation, level: int) -> bool:
         observation.note += ", too few for a start"
     stage.let_flow(1 / len(MEMORY_LEVELS))
     stage.world.sleep(1.0)
-    with watched(stage, observation) as watch:
-        return watch.until_seen(LEVEL_S if level != MEMORY_LEVELS[-1] else SEEN_WITHIN_S)
+    watch = FaultWatch(stage, observation)
+    return watch.until_seen(LEVEL_S if level != MEMORY_LEVELS[-1] else SEEN_WITHIN_S)
 
 
 def constraint(stage: FaultStage, observation: Observation) -> None:
@@ -315,10 +294,10 @@ def constraint(stage: FaultStage, observation: Observation) -> None:
     store = stage.world.store
     store.command(f"ALTER TABLE {EVENTS} ADD CONSTRAINT bench CHECK value < 850")
     try:
-        with watched(stage, observation) as watch:
-            stage.let_flow()
-            watch.until_seen()
-            stage.world.sleep(stage.scale.hold_s)
+        watch = FaultWatch(stage, observation)
+        stage.let_flow()
+        watch.until_seen()
+        stage.world.sleep(stage.scale.hold_s)
     finally:
         store.command(f"ALTER TABLE {EVENTS} DROP CONSTRAINT bench")
 
@@ -334,10 +313,10 @@ def failing_materialized_view(stage: FaultStage, observation: Observation) -> No
         f"SELECT throwIf(value > 500) AS broken, event_id FROM {EVENTS}"
     )
     try:
-        with watched(stage, observation, failing_view) as watch:
-            stage.let_flow()
-            watch.until_seen(SEEN_WITHIN_S if observation.must_show else stage.scale.hold_s)
-            stage.world.sleep(stage.scale.hold_s)
+        watch = FaultWatch(stage, observation, failing_view)
+        stage.let_flow()
+        watch.until_seen(SEEN_WITHIN_S if observation.must_show else stage.scale.hold_s)
+        stage.world.sleep(stage.scale.hold_s)
     finally:
         store.command("DROP VIEW headwater.bench_view SYNC")
 
@@ -345,7 +324,8 @@ def failing_materialized_view(stage: FaultStage, observation: Observation) -> No
 def heavy_queries(stage: FaultStage, observation: Observation) -> None:
     """Three analysts run heavy queries one after the other."""
     observation.must_show = False
-    with analysts(stage.world) as counts, watched(stage, observation) as watch:
+    with analysts(stage.world) as counts:
+        watch = FaultWatch(stage, observation)
         stage.let_flow()
         watch.until_seen(2 * stage.scale.hold_s)
         stage.world.wait(lambda: not stage.flow.behind, SETTLED_WITHIN_S, "the events are not sent")
@@ -393,9 +373,9 @@ def hang(stage: FaultStage, observation: Observation) -> None:
     world, begun = stage.world, time.monotonic()
     loader = world.loaders[0]
     with stopped_process(world.clickhouse.pid):
-        with watched(stage, observation) as watch:
-            stage.let_flow()
-            watch.until_seen()
+        watch = FaultWatch(stage, observation)
+        stage.let_flow()
+        watch.until_seen()
         assert loader.child is not None
         loader.enabled = False
         terminated_at = time.monotonic()
@@ -419,8 +399,8 @@ def kafka_anew(stage: FaultStage, observation: Observation) -> None:
     world = stage.world
     _prove_and_pause(stage)
     world.kafka.stop()
-    with watched(stage, observation, unassigned) as watch:
-        watch.until_seen()
+    watch = FaultWatch(stage, observation, unassigned)
+    watch.until_seen()
     world.renew_kafka()
     stage.flow.resume()
     stage.let_flow()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ from infra.clients.kafka import reader
 from infra.clients.topic_ids import topic_ids
 from infra.errors import EXIT_CONFIG, EXIT_HALTED
 from infra.ops import topics as topics_app
+from infra.ops.doctor import CheckResult, check_house
 from infra.ops.embedded.ports import LOOPBACK, free_port
 from infra.ops.embedded.probes import http_answers, http_get
 from infra.ops.embedded.servers.child import HEADWATER, Child, Program, StartFailed
@@ -125,6 +127,7 @@ class FaultWorld:
         self.store = Store(self.settings, 600)
         self.loaders = [self._loader_service(slot) for slot in range(2)]
         self._services_text = ""
+        self._doctor = ThreadPoolExecutor(1, "doctor")
 
     def __enter__(self) -> Self:
         self.data.mkdir(parents=True)
@@ -145,6 +148,7 @@ class FaultWorld:
 
     def close(self) -> None:
         """End every process and unmount the disk."""
+        self._doctor.shutdown(cancel_futures=True)
         self.store.close()
         for service in self.loaders:
             if service.child is not None:
@@ -324,18 +328,10 @@ class FaultWorld:
             write_private(self.folder / "services.json", text)
             self._services_text = text
 
-    def doctor(self) -> subprocess.Popen[bytes]:
-        """`headwater doctor --json` over these processes."""
-        environment = {
-            **os.environ,
-            "HEADWATER_STATE_DIR": str(self.folder),
-            "HEADWATER_SECRET": SECRET,
-            "HEADWATER_KAFKA": self.kafka.address,
-            "HEADWATER_CLICKHOUSE": self.url,
-        }
-        return subprocess.Popen(
-            [*HEADWATER, "doctor", "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-        )
+    def doctor(self) -> Future[list[CheckResult]]:
+        """What `headwater doctor` says of these processes; in a thread, because a service that hangs takes it seconds."""
+        settings = load_settings(kafka=self.kafka.address, clickhouse=self.url, state_dir=self.folder, secret=SECRET)
+        return self._doctor.submit(lambda: list(check_house(settings)))
 
 
 def mountable() -> str:

@@ -39,7 +39,9 @@ def _verify_partitions(
     store = Store(settings, SEARCH_S)
     verifier = Verifier(settings, store, Registry(settings.contracts), after_slice)
     try:
-        return [compare(verifier, position) for position in verifier.prepare() if position.offset >= 0]
+        results = [compare(verifier, position) for position in verifier.prepare() if position.offset >= 0]
+        verifier.record_idle()
+        return results
     except Retryable as error:
         raise ConfigError(str(error)) from None
     finally:

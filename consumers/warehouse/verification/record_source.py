@@ -22,6 +22,9 @@ MAX_BYTES = 16 * 1024 * 1024
 SILENCE_S = 30.0
 """A partition that delivers nothing for so long fails, seconds."""
 KAFKA_S = 30.0
+POLL_S = 0.2
+MESSAGES = 5_000
+"""Messages taken over from the client at once."""
 
 
 class Slice(NamedTuple):
@@ -112,7 +115,7 @@ class KafkaRecords:
         offsets: list[int] = []
         values: list[bytes] = []
         while True:
-            messages = self._consumer.consume(5_000, 0.2)
+            messages = self._receive()
             if not messages and time.monotonic() - last_message > SILENCE_S:
                 raise Retryable(f"Kafka stopped delivering {source}")
             for message in messages:
@@ -133,6 +136,11 @@ class KafkaRecords:
                 if len(offsets) >= MAX_RECORDS or size >= MAX_BYTES:
                     yield Slice(begin, offsets[-1] + 1, offsets, values)
                     begin, size, offsets, values, last_message = offsets[-1] + 1, 0, [], [], time.monotonic()
+
+    def _receive(self) -> list[ck.Message]:
+        """What Kafka has delivered. `consume` with a timeout would wait for as many messages as it may return."""
+        first = self._consumer.poll(POLL_S)
+        return [] if first is None else [first, *self._consumer.consume(MESSAGES, 0)]
 
     def _watermarks(self, source: TopicPartition) -> tuple[int, int]:
         try:

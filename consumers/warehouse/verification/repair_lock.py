@@ -17,7 +17,8 @@ from infra.settings import Settings
 GROUP = "headwater-warehouse-repair"
 """Not under the prefix of groups that the lag monitor watches, because the group reads nothing."""
 TOPIC, PARTITION = "stream.counts", 0
-SESSION_MS = 10_000
+SESSION_S = 10.0
+"""Longest time until a killed holder loses the lock; `session_timeout_s` where that is less."""
 PATIENCE_S = 25.0
 """Must exceed the session of a holder that was killed, seconds."""
 MAX_POLL_MS = 3_600_000
@@ -27,6 +28,7 @@ class RepairLock:
     """Held from `acquire` until `close`, or until `check` raises Halted."""
 
     def __init__(self, settings: Settings) -> None:
+        session_ms = int(min(SESSION_S, settings.session_timeout_s) * 1000)
         self._is_held = False
         self._is_lost = False
         self._consumer: ck.Consumer = reader(
@@ -34,8 +36,8 @@ class RepairLock:
             GROUP,
             auto_offset_reset="latest",
             partition_assignment_strategy="cooperative-sticky",
-            session_timeout_ms=SESSION_MS,
-            heartbeat_interval_ms=SESSION_MS // 4,
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=session_ms // 4,
             max_poll_interval_ms=MAX_POLL_MS,
             queued_min_messages=1,
             queued_max_messages_kbytes=1_024,

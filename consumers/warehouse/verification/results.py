@@ -96,35 +96,41 @@ def write_results(store: Store, results: Iterable[Verification], kind: str) -> N
         )
 
 
-def verified_to(store: Store, source: TopicPartition) -> int | None:
-    """The offset up to which a partition was compared; None before the first verification. Retryable.
+def verified_ends(store: Store) -> dict[TopicPartition, int]:
+    """The offset up to which each partition was compared; partitions that never were are left out. Retryable.
 
     Repairs do not count: they verify only their own range, and offsets before it may never have been compared.
     """
     query = (
-        f"SELECT max(to_offset), count() FROM {ddl.quoted(store.database)}.verifications "  # noqa: S608 - ours
-        f"WHERE {_partition_condition(source)} AND kind NOT IN ('{REPLAY}', '{DEDUPE}')"
+        f"SELECT topic, partition, topic_id, max(to_offset) FROM {ddl.quoted(store.database)}.verifications "  # noqa: S608 - ours
+        f"WHERE kind NOT IN ('{REPLAY}', '{DEDUPE}') GROUP BY ALL"
     )
-    ((offset, n),) = store.rows(query)
-    return int(offset) if n else None
+    return {_source(*key): int(end) for *key, end in store.rows(query)}
 
 
-def fault_ranges(store: Store, source: TopicPartition) -> list[OffsetRange]:
-    """Ranges of a partition that were wrong when they were last compared, in order. Retryable."""
-    return _ranges(store, source, "1")
+def fault_ranges(store: Store) -> dict[TopicPartition, list[OffsetRange]]:
+    """Ranges of each partition that were wrong when they were last compared, in order. Retryable."""
+    query = (
+        f"SELECT topic, partition, topic_id, from_offset, to_offset FROM {ddl.quoted(store.database)}.verification_faults "  # noqa: S608 - ours
+        "ORDER BY from_offset, to_offset"
+    )
+    ranges: dict[TopicPartition, list[OffsetRange]] = {}
+    for *key, first, end in store.rows(query):
+        ranges.setdefault(_source(*key), []).append(OffsetRange(int(first), int(end)))
+    return ranges
 
 
 def fault_ranges_of_records(store: Store, source: TopicPartition) -> list[OffsetRange]:
     """Fault ranges that can only be verified with Kafka's records: those with more than duplicates. Retryable."""
-    return _ranges(store, source, "missing + unexpected + different > 0")
-
-
-def _ranges(store: Store, source: TopicPartition, condition: str) -> list[OffsetRange]:
     query = (
         f"SELECT from_offset, to_offset FROM {ddl.quoted(store.database)}.verification_faults "  # noqa: S608 - ours
-        f"WHERE {_partition_condition(source)} AND {condition} ORDER BY from_offset, to_offset"
+        f"WHERE {_partition_condition(source)} AND missing + unexpected + different > 0 ORDER BY from_offset, to_offset"
     )
     return [OffsetRange(int(first), int(end)) for first, end in store.rows(query)]
+
+
+def _source(topic: str, number: int, topic_id: str) -> TopicPartition:
+    return TopicPartition(str(topic), int(number), str(topic_id))
 
 
 def _partition_condition(source: TopicPartition) -> str:

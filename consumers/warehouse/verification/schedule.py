@@ -19,7 +19,7 @@ from schemas.registry import Registry
 CHECK_S = 60.0
 """How often due partitions are looked up."""
 VIEWS_S = 15.0
-"""How often views are checked, also between the slices of a verification, so that a failing one shows within a minute."""
+"""How often views are checked at least, also between the slices of a verification: a failing one shows within a minute."""
 SHARE = 4
 """Pause after a slice, in multiples of its duration: verification takes at most a fifth of the time."""
 SHARE_BEHIND = 1
@@ -55,6 +55,7 @@ class VerificationThread:
         self._verified_at = clock()
         self._verifier: Verifier | None = None
         self._views_at = 0.0
+        self._views_s = min(VIEWS_S, settings.verify_interval_s or VIEWS_S)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="verify", daemon=True)
 
@@ -74,7 +75,7 @@ class VerificationThread:
     def _run(self) -> None:
         interval_s = min(CHECK_S, self._settings.verify_interval_s or CHECK_S)
         verify_at = time.monotonic() + interval_s
-        while not self._stop.wait(min(VIEWS_S, interval_s)):
+        while not self._stop.wait(self._views_s):
             self._check_due_views()
             if time.monotonic() < verify_at:
                 continue
@@ -87,8 +88,8 @@ class VerificationThread:
             verify_at = time.monotonic() + interval_s
 
     def _check_due_views(self) -> None:
-        """Check the views unless they were checked within `VIEWS_S`. Errors are logged."""
-        if time.monotonic() - self._views_at < VIEWS_S:
+        """Check the views unless they were checked a moment ago. Errors are logged."""
+        if time.monotonic() - self._views_at < self._views_s:
             return
         self._views_at = time.monotonic()
         try:
@@ -127,6 +128,7 @@ class VerificationThread:
                     result = self._verifier.incremental(position, HOURLY)
                     if not result.exact:
                         get_logger().error("rows are not as Kafka's records", result=result.text)
+            self._verifier.record_idle()
             self._report(position.source for position in positions)
         except Exception:
             self._verifier.close()
@@ -165,6 +167,6 @@ class VerificationThread:
         rests_until = time.monotonic() + (SHARE_BEHIND if behind else SHARE) * seconds
         self._check_due_views()
         while (rest := rests_until - time.monotonic()) > 0:
-            if self._stop.wait(min(rest, VIEWS_S)):
+            if self._stop.wait(min(rest, self._views_s)):
                 raise _Stopping
             self._check_due_views()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
@@ -15,7 +16,7 @@ from consumers.warehouse.verification.results import (
     Verification,
     fault_ranges,
     fault_ranges_of_records,
-    verified_to,
+    verified_ends,
     write_results,
 )
 from consumers.warehouse.verification.segments import merged, segments, total
@@ -37,6 +38,13 @@ def continue_at_once(_seconds: float, _records: int) -> None:
     """Start the next slice without a pause."""
 
 
+class EarlierResults(NamedTuple):
+    """What earlier verifications found, by partition: the offset they reached, and the ranges that are wrong."""
+
+    ends: dict[TopicPartition, int]
+    faults: dict[TopicPartition, list[OffsetRange]]
+
+
 class Verifier:
     """Compares committed offsets with Kafka's records. Retryable and ConfigError as its services raise them."""
 
@@ -51,6 +59,9 @@ class Verifier:
         """Whether wrong ranges that Kafka no longer has stop being reported."""
         self.records = KafkaRecords(settings)
         self._comparer: Comparer | None = None
+        self._earlier: EarlierResults | None = None
+        self._idle: dict[str, list[Verification]] = {}
+        """Kind -> results of partitions that had nothing to compare."""
 
     def close(self) -> None:
         """Close the Kafka client."""
@@ -62,6 +73,8 @@ class Verifier:
         first_seen = record_topics(self._store, [position.source for position in positions])
         drop_leftovers(self._store)
         self._awaits_letters = True
+        self._earlier = None
+        self._idle.clear()
         self._comparer = Comparer(self._store, self._registry, first_seen, self._await_pending)
         return positions
 
@@ -73,13 +86,20 @@ class Verifier:
         assert self._comparer is not None  # noqa: S101 - set by `prepare`
         return self._comparer
 
+    @property
+    def earlier(self) -> EarlierResults:
+        """Earlier results of all partitions, read at once: most partitions of a run have no new records and write none."""
+        if self._earlier is None:
+            self._earlier = EarlierResults(verified_ends(self._store), fault_ranges(self._store))
+        return self._earlier
+
     def incremental(self, position: CommittedOffset, kind: str) -> Verification:
         """Compare offsets that were not compared before, and again the ranges that were wrong."""
-        return self.verify(position, OffsetRange(verified_to(self._store, position.source) or 0, position.offset), kind)
+        return self.verify(position, OffsetRange(self.earlier.ends.get(position.source, 0), position.offset), kind)
 
     def full(self, position: CommittedOffset, kind: str) -> Verification:
         """Compare all offsets that Kafka has, and count those that it deleted before they were compared."""
-        first = min(self.records.low(position.source), verified_to(self._store, position.source) or 0)
+        first = min(self.records.low(position.source), self.earlier.ends.get(position.source, 0))
         return self.verify(position, OffsetRange(first, position.offset), kind)
 
     def verify(self, position: CommittedOffset, requested: OffsetRange, kind: str) -> Verification:
@@ -89,16 +109,23 @@ class Verifier:
         for result in self._results(position, requested):
             write_results(self._store, [result], kind)
             results.append(result)
+            self._earlier = None
         whole = total(results)
         if whole is None:
             at = max(0, min(requested.first, position.offset))
             whole = Verification(source.topic, source.partition, topic_id=source.topic_id, from_offset=at, to_offset=at)
-            write_results(self._store, [whole], kind)  # records the time of the verification
+            self._idle.setdefault(kind, []).append(whole)
         return whole
+
+    def record_idle(self) -> None:
+        """Write results of partitions that had nothing to compare, for their time, in one insert. Retryable."""
+        for kind, results in self._idle.items():
+            write_results(self._store, results, kind)
+        self._idle.clear()
 
     def _results(self, position: CommittedOffset, requested: OffsetRange) -> Iterator[Verification]:
         source = position.source
-        for reach, was_wrong in segments(requested, fault_ranges(self._store, source), position.offset):
+        for reach, was_wrong in segments(requested, self.earlier.faults.get(source, []), position.offset):
             if was_wrong and self._is_lost(source, reach):
                 continue
             compared = self._compare(source, reach)

@@ -1,10 +1,7 @@
 """Servers for the warehouse's tests: a broker, a ClickHouse, topics, events and a loader process."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,16 +10,19 @@ from typing import Any
 
 import confluent_kafka as ck
 import psutil
+from confluent_kafka import IsolationLevel
+from confluent_kafka.admin import OffsetSpec
 
 from consumers.warehouse.loader.loop import GROUP
 from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
-from infra.clients.kafka import producer, reader
+from infra.clients.kafka import admin, producer, reader
 from infra.ops import topics as topics_app
 from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse
 from infra.settings import PACKAGED_CONTRACTS, load_settings
 from schemas.codec import encode
 from schemas.registry import Contract, Registry
+from tests.support.headwater_process import HeadwaterProcess
 
 SECRET = "a secret of the tests, long enough to pass"
 NOW_MS = int(time.time() * 1000)
@@ -64,39 +64,35 @@ class Plant:
             "HEADWATER_CONTRACTS": str(self.contracts),
             "HEADWATER_STATE_DIR": str(folder),
             "HEADWATER_SECRET": SECRET,
-            "HEADWATER_SESSION_TIMEOUT_S": "6",
+            "HEADWATER_SESSION_TIMEOUT_S": "3",
             "HEADWATER_OVERRIDES_INTERVAL_S": "1",
         }
         self.settings = load_settings(
-            kafka=kafka, clickhouse=clickhouse, contracts=self.contracts, state_dir=folder, secret=SECRET
+            kafka=kafka, clickhouse=clickhouse, contracts=self.contracts, state_dir=folder, secret=SECRET, session_timeout_s=3
         )
-        self.started: list[subprocess.Popen[bytes]] = []
+        self.started: list[HeadwaterProcess] = []
         self.log = folder / "warehouse.log"
         self.registry = Registry(self.contracts)
         self.store = Store(self.settings)
+        self._reader, self._admin = reader(self.settings, GROUP), admin(self.settings)
         topics_app.apply(self.settings)
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> HeadwaterProcess:
         """Start a loader process."""
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", "from infra.ops.cli import main; main()", "warehouse"],
-                env={**os.environ, **self.environment},
-                stdout=log,
-                stderr=log,
-            )
+        process = HeadwaterProcess(["warehouse"], self.environment, self.log)
         self.started.append(process)
         return process
 
     def close(self) -> None:
         """Kill the processes that a failed test left running."""
         self.store.close()
+        self._reader.close()
         for process in self.started:
             process.kill()
             process.wait()
 
     @contextmanager
-    def loading(self) -> Iterator[subprocess.Popen[bytes]]:
+    def loading(self) -> Iterator[HeadwaterProcess]:
         """Run a loader, and stop it at the end."""
         process = self.start()
         try:
@@ -123,20 +119,17 @@ class Plant:
 
     def caught_up(self) -> bool:
         """Whether the group has committed up to the end of every topic."""
-        # Uncommitted: a producer is told of its commit before the partitions have the marker.
-        consumer = reader(self.settings, GROUP, isolation_level="read_uncommitted")
         try:
-            listed = consumer.list_topics(timeout=10).topics
+            listed = self._reader.list_topics(timeout=10).topics
             partitions = [ck.TopicPartition(topic, number) for topic in TABLES for number in listed[topic].partitions]
-            return all(
-                position.offset
-                >= consumer.get_watermark_offsets(ck.TopicPartition(position.topic, position.partition), timeout=10)[1]
-                for position in consumer.committed(partitions, timeout=10)
-            )
+            positions = self._reader.committed(partitions, timeout=10)
         except ck.KafkaException:
             return False  # the coordinator is not found yet
-        finally:
-            consumer.close()
+        # With records of open transactions: a producer is told of its commit before the partitions have the marker.
+        ends = self._admin.list_offsets(
+            dict.fromkeys(partitions, OffsetSpec.latest()), isolation_level=IsolationLevel.READ_UNCOMMITTED
+        )
+        return all(position.offset >= ends[position].result(10).offset for position in positions)
 
     def wait_caught_up(self) -> None:
         """Wait until everything is loaded."""

@@ -7,9 +7,11 @@ import pytest
 from bench.faults.controls import CONTROLS, prove
 from bench.faults.faults import FAULTS, STOPPED_WITHIN_S, unplayable
 from bench.faults.run import FaultPlan, FaultResult, run
+from tests.support.scale import FULL
 
 SEED = 17
-PLAN = FaultPlan(events=24_000, kills=6, seed=SEED, hold_s=0.5, hang_s=17.0, gap_s=(0.2, 0.6))
+EVENTS, KILLS = (24_000, 6) if FULL else (12_000, 3)
+PLAN = FaultPlan(EVENTS, KILLS, seed=SEED, hold_s=0.5, hang_s=17.0, gap_s=(0.2, 0.6))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def test_a_loader_that_waits_for_a_hanging_server_can_be_stopped(result: FaultRe
 def test_an_endpoint_that_swallows_failures_loses_rows_without_the_count(tmp_path: Path) -> None:
     """The old insert path with a loader that does not count loses the rows that a constraint refused."""
     control = CONTROLS["old-insert"]
-    proof, _ = prove(control, control.loader, tmp_path / "control", SEED, rounds=2)
+    proof, _ = prove(control, control.loader, tmp_path / "control", SEED, rounds=1)
     assert proof.missing == proof.ids_missing > 0
     assert not proof.exact
 
@@ -55,6 +57,6 @@ def test_an_endpoint_that_swallows_failures_loses_rows_without_the_count(tmp_pat
 def test_commits_without_intents_double_rows(tmp_path: Path) -> None:
     """A loader killed before its commit inserts the same rows again in other batches."""
     control = CONTROLS["no-intent"]
-    proof, aimed = prove(control, control.loader, tmp_path / "control", SEED, rounds=3)
+    proof, aimed = prove(control, control.loader, tmp_path / "control", SEED, rounds=2)
     assert proof.duplicates == proof.ids_doubled > 0, aimed
     assert not proof.exact

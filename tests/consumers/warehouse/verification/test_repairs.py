@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +29,8 @@ from infra.settings import Settings
 from infra.telemetry.metrics import Metrics
 from schemas.codec import encode
 from tests.consumers.warehouse.plant import Plant, event, wait
+from tests.support.headwater_process import HeadwaterProcess
+from tests.support.scale import FULL
 
 SYNC = "SETTINGS mutations_sync = 1"
 DAY_MS = 86_400_000
@@ -163,7 +163,7 @@ def test_doubled_rows_are_removed_and_the_right_one_stays(filled: Plant, run: An
     assert wrong(verify(filled.settings)) == []
 
 
-def test_dedupe_that_is_killed_loses_no_row(filled: Plant) -> None:
+def test_dedupe_that_is_killed_loses_no_row(filled: Plant, run: Any) -> None:
     """Killed at any moment during merges, it leaves at least one row of each offset; the next run completes the rest."""
     everything = filled.count("count()")
     for _ in range(3):
@@ -171,25 +171,20 @@ def test_dedupe_that_is_killed_loses_no_row(filled: Plant) -> None:
             "INSERT INTO headwater.events SELECT * FROM headwater.events LIMIT 1 BY _topic_id, _partition, _offset"
         )
     assert filled.count("count()") == 4 * everything
-    command = [sys.executable, "-c", "from infra.ops.cli import main; main()", "warehouse", "dedupe", "--json"]
     kills = 0
-    for attempt in range(4):
-        process = subprocess.Popen(command, env=filled.environment | {"PATH": "/usr/bin:/bin"}, stdout=subprocess.PIPE)
+    for attempt in range(4) if FULL else (0, 3):
+        process = HeadwaterProcess(["warehouse", "dedupe"], filled.environment, filled.log)
         deadline = time.monotonic() + 60
         # A little later each time: in the group, at the first figures, in the middle of removals.
         while process.poll() is None and not _removing(filled) and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.03 * attempt)
         process.kill()
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
+        kills += process.wait() == -signal.SIGKILL
         filled.store.command("OPTIMIZE TABLE headwater.events FINAL")
         assert filled.count("uniqExact(_topic_id, _partition, _offset)") == everything
     assert kills, "each run had ended before it was killed: the test proves little"
-    final = subprocess.run(
-        command, check=False, env=filled.environment | {"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=120
-    )
-    assert final.returncode == 0, final.stderr
+    assert run("dedupe").exit_code == 0
     assert filled.count("count()") == everything
     assert wrong(verify(filled.settings)) == []
 
@@ -250,7 +245,7 @@ def test_repairs_refuse_a_second_one_and_senseless_ranges(filled: Plant, run: An
 def test_the_loader_verifies_by_itself_and_watches_views(filled: Plant, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its own process: a failing view and wrong rows appear in its metrics within the interval, and disappear again."""
     port = free_port()
-    for name, value in {"VERIFY_INTERVAL_S": "2", "METRICS_PORT": str(port)}.items():
+    for name, value in {"VERIFY_INTERVAL_S": "1", "METRICS_PORT": str(port)}.items():
         monkeypatch.setitem(filled.environment, f"HEADWATER_{name}", value)
     contract = filled.registry.latest("events.resolved")
     view = 'headwater_view_failing{view="headwater.broken"}'
@@ -272,7 +267,7 @@ def test_the_loader_verifies_by_itself_and_watches_views(filled: Plant, run: Any
         wait(lambda: f"{wrong_rows} 1.0" in page(port), 60, filled.log)
         assert run("replay", "--from", str(newest), "--topic", "events.resolved").exit_code == 0
         wait(lambda: f"{wrong_rows} 0.0" in page(port), 60, filled.log)
-        assert "headwater_verification_interval_seconds 2.0" in page(port)
+        assert "headwater_verification_interval_seconds 1.0" in page(port)
 
 
 def page(port: int) -> str:
