@@ -11,6 +11,9 @@ STAMP := $(VENV)/.headwater-ready
 EVENTS ?= 50000
 TESTS ?=
 
+# Without compiled modules each of the many processes spends most of its start compiling: keep them, whatever the shell says.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help setup demo test test-fast test-full check bench bench-identity lock clean
 
 help:
