@@ -21,7 +21,8 @@ GROUP = "headwater.restore"
 """Name under which partitions are read; it never commits."""
 CHUNK = 5_000
 """Records of one poll."""
-POLL_S = 0.2
+POLL_S = 0.05
+"""`consume` waits this long at the end of each partition, unless a whole chunk comes."""
 ADMIN_S = 30.0
 """Time limit of a request to the broker, seconds."""
 
@@ -51,7 +52,7 @@ def read_messages(settings: Settings, topic: str, partition: int, since: int = 0
 
 
 def read_ranges(
-    settings: Settings, ranges: Mapping[TopicPartition, tuple[int, int]], group: str = GROUP, poll_s: float = POLL_S
+    settings: Settings, ranges: Mapping[TopicPartition, tuple[int, int]], group: str = GROUP
 ) -> Iterator[list[ck.Message]]:
     """Yield the committed records of partitions from a first offset up to an end, each partition in its order.
 
@@ -67,7 +68,7 @@ def read_ranges(
         consumer.assign([ck.TopicPartition(*source, ranges[source][0]) for source in ends])
         deadline = time.monotonic() + patience_s
         while ends:
-            messages = consumer.consume(CHUNK, poll_s)
+            messages = consumer.consume(CHUNK, POLL_S)
             yield [message for message in messages if message.error() is None]
             for message in messages:
                 if message.error() is None:

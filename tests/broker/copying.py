@@ -164,7 +164,7 @@ def read_committed(kafka: str, topic: str) -> list[ck.Message]:
     deadline = time.monotonic() + 60
     while len(ended) < len(partitions):
         assert time.monotonic() < deadline, f"{topic} could not be read to its end"
-        for message in reader.consume(10_000, 1):
+        for message in reader.consume(10_000, 0.1):
             if message.error() is None:
                 records.append(message)
             elif message.error().code() == ck.KafkaError._PARTITION_EOF:
@@ -182,12 +182,25 @@ def wait_for_stable_end(kafka: str, topic: str, deadline_s: float = 60) -> None:
     try:
         for partition in stable.list_topics(topic, timeout=20).topics[topic].partitions:
             tp = ck.TopicPartition(topic, partition)
-            while stable.get_watermark_offsets(tp, 20) != all_of_it.get_watermark_offsets(tp, 20):
+            while watermarks(stable, tp) != watermarks(all_of_it, tp):
                 assert time.monotonic() < deadline, f"a transaction stays open on {topic}:{partition}"
                 time.sleep(0.2)
     finally:
         stable.close()
         all_of_it.close()
+
+
+def watermarks(consumer: Any, tp: ck.TopicPartition) -> tuple[int, int]:
+    """Return the first offset and the end of a partition. Waits while a new topic has no leader."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            first, end = consumer.get_watermark_offsets(tp, 20)
+            return first, end
+        except ck.KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def count_numbers(kafka: str, topic: str, records: int) -> Counted:

@@ -22,8 +22,11 @@ from streams.runtime.dead_letters.dead_letter import open_letter
 from tests.broker.copying import PARTITIONS, Copying, behind, create_topics, read_committed, wait_for_stable_end
 from tests.broker.groups import commit_offsets
 from tests.broker.test_fencing import wait_until
+from tests.support.scale import FULL
 
 SECRET = "for tests only, forty characters long..."
+SESSION_TIMEOUT_S = 3
+IDLE_RECORDS = 25 if FULL else 10
 
 
 class House(Copying):
@@ -72,26 +75,28 @@ class House(Copying):
 @pytest.fixture
 def house(kafka: str, tmp_path: Path) -> Iterator[House]:
     """Topics of the test's own; workers end with the test."""
-    settings = {"session_timeout_s": 3, "transaction_timeout_s": 10}
+    settings = {"session_timeout_s": SESSION_TIMEOUT_S, "transaction_timeout_s": 10}
     house = House(kafka, tmp_path, module="tests.broker.scripted", settings=settings)
     house.open()
     yield house
     house.stop()
 
 
-def test_lag_is_zero_behind_a_transaction_marker(house: House) -> None:
-    """A worker commits past the marker of the source's transaction, so an idle group has no lag."""
-    house.send(b"a", b"b")
-    house.work()
-    wait_until(house.idle, 30)
-    assert house.seen() == [b"a|1|none", b"b|2|none"]
-
-
-def test_a_dead_letter_holds_bytes_and_place(house: House, contracts_dir: Path) -> None:
-    """A dead letter contains the record's encrypted bytes, its position and the reason."""
+def test_a_batch_leaves_outputs_a_dead_letter_counts_and_hooks(house: House, contracts_dir: Path) -> None:
+    """All of a batch is committed, also past the source's transaction marker; then hooks run, and ticks without events."""
     house.send(b"a", b"bad", b"drop", b"b")
     house.work()
     wait_until(house.idle, 30)
+    assert house.seen() == [b"a|1|none", b"b|2|none"]
+    assert_dead_letter(house, contracts_dir)
+    notes = house.away.with_suffix(".hooks")
+    wait_until(notes.exists, 10)
+    assert notes.read_text().split() == ["3"]
+    wait_until(lambda: len(read_committed(house.kafka, f"{house.run}-ticks")) >= 2, 30)
+
+
+def assert_dead_letter(house: House, contracts_dir: Path) -> None:
+    """The dead letter contains the record's encrypted bytes, its position and the reason; the drop is counted."""
     registry, keyring = Registry(contracts_dir), PayloadKeyring(house.folder / "keyring", Secret(SECRET))
     letters = [decode(registry, message.value())[1] for message in read_committed(house.kafka, "events.dead")]
     (letter,) = [letter for letter in letters if letter["source_topic"] == house.source]
@@ -167,32 +172,15 @@ def test_a_stage_waits_for_a_service_and_commits_nothing(house: House) -> None:
     house.away.touch()
     house.send(b"a")
     worker = house.work()
+    wait_until(lambda: "waiting" in house.log("0"), 30)
     # Longer than the session timeout: without polling meanwhile the worker would leave the group.
     with pytest.raises(subprocess.TimeoutExpired):
-        worker.wait(8)
-    assert "waiting" in house.log("0")
+        worker.wait(SESSION_TIMEOUT_S + 1)
     assert house.behind() == 2
     house.away.unlink()
     wait_until(house.idle, 20)
     assert house.seen() == [b"a|1|none"]
     assert worker.poll() is None
-
-
-def test_hooks_run_after_the_commit(house: House) -> None:
-    """An after-commit hook of a batch runs once its transaction is committed."""
-    house.send(b"a", b"b")
-    house.work()
-    wait_until(house.idle, 30)
-    notes = house.away.with_suffix(".hooks")
-    wait_until(notes.exists, 10)
-    assert notes.read_text().split() == ["1"]
-
-
-def test_ticks_join_transactions(house: House) -> None:
-    """Outputs of a tick are committed although no event flows."""
-    house.send(b"a")
-    house.work()
-    wait_until(lambda: len(read_committed(house.kafka, f"{house.run}-ticks")) >= 2, 30)
 
 
 def test_mostly_dead_records_halt_the_stage(house: House) -> None:
@@ -215,12 +203,12 @@ def test_a_record_for_an_idle_partition_ends_no_worker(house: House) -> None:
     """Some of these records arrive at the very moment at which an idle partition is checked."""
     house.settings["stuck_after_s"] = 0.5
     worker = house.work()
-    for n in range(25):
+    for n in range(IDLE_RECORDS):
         house.send(b"%d" % n)
-        time.sleep(0.55 + n / 100)
+        time.sleep(0.55 + n / IDLE_RECORDS / 4)
     assert worker.poll() is None, house.log("0")
     wait_until(house.idle, 30)
-    assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % n for n in range(25)]
+    assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % n for n in range(IDLE_RECORDS)]
 
 
 def test_a_group_without_offsets_halts(house: House) -> None:
