@@ -14,6 +14,8 @@ from typing import Any
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from streams.runtime.follow import stable_end
+
 SHARED = ("events.dead", "stream.counts")
 PARTITIONS = 4
 COORDINATOR_MOVES = (ck.KafkaError.NOT_COORDINATOR, ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
@@ -52,8 +54,8 @@ def behind(kafka: str, group: str, topic: str, partitions: int = PARTITIONS) -> 
     # Uncommitted: a producer is told of its commit before the partitions have the marker, so the stable end may still be 0.
     consumer = ck.Consumer({"bootstrap.servers": kafka, "group.id": group, "isolation.level": "read_uncommitted"})
     try:
-        ends = (consumer.get_watermark_offsets(ck.TopicPartition(topic, p), 20)[1] for p in range(partitions))
-        return sum(map(int, ends)) - committed_sum(kafka, group, topic, partitions)
+        end = sum(stable_end(consumer, topic, p)[1] for p in range(partitions))
+        return end - committed_sum(kafka, group, topic, partitions)
     finally:
         consumer.close()
 
@@ -181,26 +183,12 @@ def wait_for_stable_end(kafka: str, topic: str, deadline_s: float = 60) -> None:
     all_of_it = ck.Consumer({**options, "isolation.level": "read_uncommitted"})
     try:
         for partition in stable.list_topics(topic, timeout=20).topics[topic].partitions:
-            tp = ck.TopicPartition(topic, partition)
-            while watermarks(stable, tp) != watermarks(all_of_it, tp):
+            while stable_end(stable, topic, partition) != stable_end(all_of_it, topic, partition):
                 assert time.monotonic() < deadline, f"a transaction stays open on {topic}:{partition}"
                 time.sleep(0.2)
     finally:
         stable.close()
         all_of_it.close()
-
-
-def watermarks(consumer: Any, tp: ck.TopicPartition) -> tuple[int, int]:
-    """Return the first offset and the end of a partition. Waits while a new topic has no leader."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            first, end = consumer.get_watermark_offsets(tp, 20)
-            return first, end
-        except ck.KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > deadline:
-                raise
-        time.sleep(0.1)
 
 
 def count_numbers(kafka: str, topic: str, records: int) -> Counted:

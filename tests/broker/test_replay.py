@@ -24,6 +24,7 @@ from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
 from streams.runtime.dead_letters.replay import CATCH_UP_S, DEAD, REPLAYS, LetterPosition, LetterSet, Replay, read_replayed
+from streams.runtime.follow import stable_end
 from tests.broker.copying import read_committed
 from tests.broker.test_fencing import wait_until
 from tests.support.shared_kafka import SharedKafka
@@ -73,8 +74,7 @@ def written(settings: Settings, topic: str) -> int:
     """Return the number of offsets of a topic, committed or not."""
     consumer = ck.Consumer({"bootstrap.servers": settings.kafka, "group.id": "t", "isolation.level": "read_uncommitted"})
     try:
-        places = [ck.TopicPartition(topic, p) for p in consumer.list_topics(topic, timeout=20).topics[topic].partitions]
-        return sum(consumer.get_watermark_offsets(place, 20)[1] for place in places)
+        return sum(stable_end(consumer, topic, p)[1] for p in consumer.list_topics(topic, timeout=20).topics[topic].partitions)
     finally:
         consumer.close()
 
