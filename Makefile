@@ -10,6 +10,11 @@ RUN := $(VENV)/bin
 STAMP := $(VENV)/.headwater-ready
 EVENTS ?= 50000
 TESTS ?=
+# Tests with servers wait more than they compute: two processes a core, and no more than six, each with a broker of its own.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(6, 2 * (os.cpu_count() or 1)))')
+
+# Without compiled modules each of the many processes spends most of its start compiling: keep them, whatever the shell says.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo test test-fast test-full check bench bench-identity lock clean
 
@@ -47,8 +52,8 @@ demo: $(STAMP)
 	@$(RUN)/headwater demo --events $(EVENTS)
 
 test: $(STAMP)
-	@echo "==> tests, a file at a time on each core (real Kafka, Redis and ClickHouse; the first run fetches Kafka once)"
-	@$(RUN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -ra --durations=5 $(TESTS)
+	@echo "==> tests, a file at a time in each of $(WORKERS) processes (real Kafka, Redis and ClickHouse; the first run fetches Kafka once)"
+	@$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -ra --durations=5 $(TESTS)
 
 test-fast: $(STAMP)
 	@$(RUN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not server" $(TESTS)

@@ -1,6 +1,6 @@
-"""Real components for tests: Kafka, Redis and ClickHouse for each test file, on free ports, in temporary folders.
+"""Real components for tests: Redis and ClickHouse for each test file, on free ports, in temporary folders.
 
-A Redis Cluster, which takes two seconds to come together, is started once for all of them.
+Kafka, which takes seconds to start, is started once and emptied for each file; a Redis Cluster is started once for all.
 """
 
 import re
@@ -9,17 +9,25 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from infra.settings import PACKAGED_CONTRACTS
+from tests.support.scale import examples
 
 if TYPE_CHECKING:
     from tests.support.redis_cluster import LocalCluster
+    from tests.support.shared_kafka import SharedKafka
 
+
+# No deadline for an example: on a machine that is busy one takes longer, whatever is tested.
+hypothesis.settings.register_profile("headwater", deadline=None, max_examples=examples(100))
+hypothesis.settings.load_profile("headwater")
 
 SERVERS = re.compile(
-    r"Embedded(?:Kafka|Redis|ClickHouse)|LocalCluster|StandingHouse|SmallHouse|\bplant\b|\bsubprocess\b|\bEngine\(|"
-    r"\bkafka: str|\bredis_url\b|\bclickhouse_url\b|\bredis_cluster\b|tests\.broker|tests\.house|bench\.faults|bench\.identity"
+    r"Embedded(?:Kafka|Redis|ClickHouse)|LocalCluster|SharedKafka|StandingHouse|SmallHouse|\bplant\b|\bsubprocess\b|"
+    r"\bEngine\(|\bkafka: str|\bredis_url\b|\bclickhouse_url\b|\bredis_cluster\b|"
+    r"tests\.broker|tests\.house|bench\.faults|bench\.identity"
 )
 """What a test file names when it starts a server or another process, or plays a long world."""
 
@@ -37,13 +45,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("server")
 
 
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Bootstrap address of a real broker."""
-    from infra.ops.embedded.servers.kafka import EmbeddedKafka
+@pytest.fixture(scope="session")
+def shared_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SharedKafka"]:
+    """The broker of this process's test files, for a test that needs it empty."""
+    from tests.support.shared_kafka import SharedKafka
 
-    with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as broker:
-        yield broker.address
+    shared = SharedKafka(tmp_path_factory.mktemp("kafka"))
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture(scope="module")
+def kafka(shared_kafka: "SharedKafka") -> str:
+    """Bootstrap address of a real broker, which is empty at the start of a file."""
+    return shared_kafka.fresh()
 
 
 @pytest.fixture(scope="module")

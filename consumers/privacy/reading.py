@@ -10,7 +10,6 @@ from streams.runtime.follow import ADMIN_S, TopicPartition, kafka_unavailable, p
 
 CLIENT = "headwater.privacy"
 """Group and transactional id of the privacy commands."""
-POLL_S = 0.05
 
 
 def read_topics(settings: Settings, topics: Iterable[str], since: int = 0) -> Iterator[ck.Message]:
@@ -19,7 +18,7 @@ def read_topics(settings: Settings, topics: Iterable[str], since: int = 0) -> It
     `since`: only records with this timestamp or a later one, milliseconds UTC. The ends include open transactions, which are
     waited for, as in `streams.runtime.follow`.
     """
-    for messages in read_ranges(settings, offset_ranges(settings, topics, since), CLIENT, POLL_S):
+    for messages in read_ranges(settings, offset_ranges(settings, topics, since), CLIENT):
         yield from messages
 
 

@@ -21,18 +21,26 @@ GROUP = "headwater.restore"
 """Name under which partitions are read; it never commits."""
 CHUNK = 5_000
 """Records of one poll."""
-POLL_S = 0.2
+POLL_S = 0.05
+"""`consume` waits this long at the end of each partition, unless a whole chunk comes."""
 ADMIN_S = 30.0
 """Time limit of a request to the broker, seconds."""
+WITHOUT_LEADER = (ck.KafkaError.NOT_LEADER_FOR_PARTITION, ck.KafkaError.LEADER_NOT_AVAILABLE)
+"""Answers about a partition that was just created or moves to another broker; the client does not repeat such a request."""
+LEADER_S = 10.0
 
 
 def stable_end(consumer: ck.Consumer, topic: str, partition: int) -> tuple[int, int]:
     """Return (first offset, end) of a partition (for committed records: the last stable offset). Retryable."""
-    try:
-        first, end = consumer.get_watermark_offsets(ck.TopicPartition(topic, partition), timeout=ADMIN_S)
-    except ck.KafkaException as error:
-        raise Retryable(f"no offsets of {topic}:{partition}: {error.args[0].name()}") from error
-    return int(first), int(end)
+    deadline = time.monotonic() + LEADER_S
+    while True:
+        try:
+            first, end = consumer.get_watermark_offsets(ck.TopicPartition(topic, partition), timeout=ADMIN_S)
+            return int(first), int(end)
+        except ck.KafkaException as error:
+            if error.args[0].code() not in WITHOUT_LEADER or time.monotonic() > deadline:
+                raise Retryable(f"no offsets of {topic}:{partition}: {error.args[0].name()}") from error
+        time.sleep(POLL_S)
 
 
 def read_partition(settings: Settings, topic: str, partition: int, since: int = 0) -> Iterator[list[KeyValue]]:
@@ -51,7 +59,7 @@ def read_messages(settings: Settings, topic: str, partition: int, since: int = 0
 
 
 def read_ranges(
-    settings: Settings, ranges: Mapping[TopicPartition, tuple[int, int]], group: str = GROUP, poll_s: float = POLL_S
+    settings: Settings, ranges: Mapping[TopicPartition, tuple[int, int]], group: str = GROUP
 ) -> Iterator[list[ck.Message]]:
     """Yield the committed records of partitions from a first offset up to an end, each partition in its order.
 
@@ -67,7 +75,7 @@ def read_ranges(
         consumer.assign([ck.TopicPartition(*source, ranges[source][0]) for source in ends])
         deadline = time.monotonic() + patience_s
         while ends:
-            messages = consumer.consume(CHUNK, poll_s)
+            messages = consumer.consume(CHUNK, POLL_S)
             yield [message for message in messages if message.error() is None]
             for message in messages:
                 if message.error() is None:

@@ -14,13 +14,14 @@ STOPS_S = (0.5, 1.0, 4.0, 5.0)
 
 
 class Chaos:
-    """Attacks two workers. About every third time the second one starts, it takes the slot of the first."""
+    """Attacks two workers. Every third time the second one starts again, it takes the slot of the first."""
 
     def __init__(self, start: Start, seed: int) -> None:
         self._start = start
         self._random = random.Random(seed)
         self._workers = {"first": start("0"), "second": start("1")}
         self._stopped: dict[str, float] = {}
+        self._returns = 0
         self.faults: Counter[str] = Counter()
         self.exits: Counter[int] = Counter()
 
@@ -55,7 +56,8 @@ class Chaos:
     def _slot(self, name: str) -> str:
         if name == "first":
             return "0"
-        if self._random.random() < 0.35:
+        self._returns += 1
+        if self._returns % 3 == 1:
             self.faults["twin"] += 1
             return "0"
         return "1"

@@ -14,6 +14,8 @@ from typing import Any
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from streams.runtime.follow import stable_end
+
 SHARED = ("events.dead", "stream.counts")
 PARTITIONS = 4
 COORDINATOR_MOVES = (ck.KafkaError.NOT_COORDINATOR, ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
@@ -52,8 +54,8 @@ def behind(kafka: str, group: str, topic: str, partitions: int = PARTITIONS) -> 
     # Uncommitted: a producer is told of its commit before the partitions have the marker, so the stable end may still be 0.
     consumer = ck.Consumer({"bootstrap.servers": kafka, "group.id": group, "isolation.level": "read_uncommitted"})
     try:
-        ends = (consumer.get_watermark_offsets(ck.TopicPartition(topic, p), 20)[1] for p in range(partitions))
-        return sum(map(int, ends)) - committed_sum(kafka, group, topic, partitions)
+        end = sum(stable_end(consumer, topic, p)[1] for p in range(partitions))
+        return end - committed_sum(kafka, group, topic, partitions)
     finally:
         consumer.close()
 
@@ -164,7 +166,7 @@ def read_committed(kafka: str, topic: str) -> list[ck.Message]:
     deadline = time.monotonic() + 60
     while len(ended) < len(partitions):
         assert time.monotonic() < deadline, f"{topic} could not be read to its end"
-        for message in reader.consume(10_000, 1):
+        for message in reader.consume(10_000, 0.1):
             if message.error() is None:
                 records.append(message)
             elif message.error().code() == ck.KafkaError._PARTITION_EOF:
@@ -181,8 +183,7 @@ def wait_for_stable_end(kafka: str, topic: str, deadline_s: float = 60) -> None:
     all_of_it = ck.Consumer({**options, "isolation.level": "read_uncommitted"})
     try:
         for partition in stable.list_topics(topic, timeout=20).topics[topic].partitions:
-            tp = ck.TopicPartition(topic, partition)
-            while stable.get_watermark_offsets(tp, 20) != all_of_it.get_watermark_offsets(tp, 20):
+            while stable_end(stable, topic, partition) != stable_end(all_of_it, topic, partition):
                 assert time.monotonic() < deadline, f"a transaction stays open on {topic}:{partition}"
                 time.sleep(0.2)
     finally:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import confluent_kafka as ck
@@ -18,7 +17,6 @@ from hypothesis import strategies as st
 from infra.clients.kafka import admin, producer
 from infra.clients.topic_ids import topic_ids
 from infra.errors import Retryable
-from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.ops.topics import apply
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
@@ -26,8 +24,10 @@ from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
 from streams.runtime.dead_letters.replay import CATCH_UP_S, DEAD, REPLAYS, LetterPosition, LetterSet, Replay, read_replayed
+from streams.runtime.follow import stable_end
 from tests.broker.copying import read_committed
 from tests.broker.test_fencing import wait_until
+from tests.support.shared_kafka import SharedKafka
 
 SECRET = "for tests only, forty characters long..."
 ROOT = Path(__file__).parents[2]
@@ -36,12 +36,11 @@ POSITIONS = st.builds(LetterPosition, st.integers(0, 3), st.integers(0, 5_000))
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Iterator[Settings]:
-    """A broker of the test's own, so that it may delete topics."""
-    with EmbeddedKafka(tmp_path / "kafka") as broker:
-        installation = Settings(kafka=broker.address, state_dir=tmp_path, secret=SECRET, partitions=3)
-        apply(installation)
-        yield installation
+def settings(shared_kafka: SharedKafka, tmp_path: Path) -> Settings:
+    """An installation with new topics, which a test may delete."""
+    installation = Settings(kafka=shared_kafka.fresh(), state_dir=tmp_path, secret=SECRET, partitions=3)
+    apply(installation)
+    return installation
 
 
 def publish_dead_letters(settings: Settings, values: list[bytes], topic: str = RAW) -> None:
@@ -75,8 +74,7 @@ def written(settings: Settings, topic: str) -> int:
     """Return the number of offsets of a topic, committed or not."""
     consumer = ck.Consumer({"bootstrap.servers": settings.kafka, "group.id": "t", "isolation.level": "read_uncommitted"})
     try:
-        places = [ck.TopicPartition(topic, p) for p in consumer.list_topics(topic, timeout=20).topics[topic].partitions]
-        return sum(consumer.get_watermark_offsets(place, 20)[1] for place in places)
+        return sum(stable_end(consumer, topic, p)[1] for p in consumer.list_topics(topic, timeout=20).topics[topic].partitions)
     finally:
         consumer.close()
 

@@ -21,9 +21,12 @@ from schemas.registry import Registry
 from streams.runtime.dead_letters.dead_letter import open_letter
 from tests.broker.copying import PARTITIONS, Copying, behind, create_topics, read_committed, wait_for_stable_end
 from tests.broker.groups import commit_offsets
-from tests.broker.test_fencing import wait_until
+from tests.broker.test_fencing import PATIENCE_S, wait_until
+from tests.support.scale import FULL
 
 SECRET = "for tests only, forty characters long..."
+SESSION_TIMEOUT_S = 3
+IDLE_RECORDS = 25 if FULL else 10
 
 
 class House(Copying):
@@ -72,26 +75,28 @@ class House(Copying):
 @pytest.fixture
 def house(kafka: str, tmp_path: Path) -> Iterator[House]:
     """Topics of the test's own; workers end with the test."""
-    settings = {"session_timeout_s": 3, "transaction_timeout_s": 10}
+    settings = {"session_timeout_s": SESSION_TIMEOUT_S, "transaction_timeout_s": 10}
     house = House(kafka, tmp_path, module="tests.broker.scripted", settings=settings)
     house.open()
     yield house
     house.stop()
 
 
-def test_lag_is_zero_behind_a_transaction_marker(house: House) -> None:
-    """A worker commits past the marker of the source's transaction, so an idle group has no lag."""
-    house.send(b"a", b"b")
-    house.work()
-    wait_until(house.idle, 30)
-    assert house.seen() == [b"a|1|none", b"b|2|none"]
-
-
-def test_a_dead_letter_holds_bytes_and_place(house: House, contracts_dir: Path) -> None:
-    """A dead letter contains the record's encrypted bytes, its position and the reason."""
+def test_a_batch_leaves_outputs_a_dead_letter_counts_and_hooks(house: House, contracts_dir: Path) -> None:
+    """All of a batch is committed, also past the source's transaction marker; then hooks run, and ticks without events."""
     house.send(b"a", b"bad", b"drop", b"b")
     house.work()
-    wait_until(house.idle, 30)
+    wait_until(house.idle, PATIENCE_S)
+    assert house.seen() == [b"a|1|none", b"b|2|none"]
+    assert_dead_letter(house, contracts_dir)
+    notes = house.away.with_suffix(".hooks")
+    wait_until(notes.exists, 10)
+    assert notes.read_text().split() == ["3"]
+    wait_until(lambda: len(read_committed(house.kafka, f"{house.run}-ticks")) >= 2, PATIENCE_S)
+
+
+def assert_dead_letter(house: House, contracts_dir: Path) -> None:
+    """The dead letter contains the record's encrypted bytes, its position and the reason; the drop is counted."""
     registry, keyring = Registry(contracts_dir), PayloadKeyring(house.folder / "keyring", Secret(SECRET))
     letters = [decode(registry, message.value())[1] for message in read_committed(house.kafka, "events.dead")]
     (letter,) = [letter for letter in letters if letter["source_topic"] == house.source]
@@ -106,12 +111,12 @@ def test_state_is_restored_before_the_first_batch(house: House) -> None:
     """A worker continues counting from the last commit of a killed one, in the same slot or another."""
     house.send(b"a", b"b")
     first = house.work()
-    wait_until(house.idle, 30)
+    wait_until(house.idle, PATIENCE_S)
     first.kill()
     first.wait()
     house.send(b"c")
     house.work("1")
-    wait_until(house.idle, 30)
+    wait_until(house.idle, PATIENCE_S)
     assert [value.split(b"|")[1] for value in house.seen()] == [b"1", b"2", b"3"]
 
 
@@ -128,7 +133,7 @@ def test_a_partition_that_moves_takes_its_state_along(house: House) -> None:
 
     first = house.work("0")
     send_some()
-    wait_until(house.idle, 30)
+    wait_until(house.idle, PATIENCE_S)
     house.work("1")
     for _ in range(4):  # the second joins and takes over meanwhile
         send_some()
@@ -138,7 +143,7 @@ def test_a_partition_that_moves_takes_its_state_along(house: House) -> None:
     house.work("0")
     for _ in range(2):
         send_some()
-    wait_until(house.idle, 40)
+    wait_until(house.idle, PATIENCE_S)
     counted: dict[bytes, list[int]] = {}
     for message in read_committed(house.kafka, house.sink):
         counted.setdefault(message.key(), []).append(int(message.value().split(b"|")[1]))
@@ -150,15 +155,15 @@ def test_every_worker_reads_broadcasts_before_its_first_batch_and_follows(house:
     house.send(b"old", b"new", topic=f"{house.run}-settings")
     house.send(b"a")
     house.work()
-    wait_until(house.idle, 30)
+    wait_until(house.idle, PATIENCE_S)
     house.send(b"newer", topic=f"{house.run}-settings")
 
     def sent_with_newer() -> bool:
         house.send(b"b")
-        wait_until(house.idle, 20)
+        wait_until(house.idle, PATIENCE_S)
         return house.seen()[-1].endswith(b"|newer")
 
-    wait_until(sent_with_newer, 30)
+    wait_until(sent_with_newer, PATIENCE_S)
     assert house.seen()[0] == b"a|1|new"
 
 
@@ -167,38 +172,21 @@ def test_a_stage_waits_for_a_service_and_commits_nothing(house: House) -> None:
     house.away.touch()
     house.send(b"a")
     worker = house.work()
+    wait_until(lambda: "waiting" in house.log("0"), PATIENCE_S)
     # Longer than the session timeout: without polling meanwhile the worker would leave the group.
     with pytest.raises(subprocess.TimeoutExpired):
-        worker.wait(8)
-    assert "waiting" in house.log("0")
+        worker.wait(SESSION_TIMEOUT_S + 1)
     assert house.behind() == 2
     house.away.unlink()
-    wait_until(house.idle, 20)
+    wait_until(house.idle, PATIENCE_S)
     assert house.seen() == [b"a|1|none"]
     assert worker.poll() is None
-
-
-def test_hooks_run_after_the_commit(house: House) -> None:
-    """An after-commit hook of a batch runs once its transaction is committed."""
-    house.send(b"a", b"b")
-    house.work()
-    wait_until(house.idle, 30)
-    notes = house.away.with_suffix(".hooks")
-    wait_until(notes.exists, 10)
-    assert notes.read_text().split() == ["1"]
-
-
-def test_ticks_join_transactions(house: House) -> None:
-    """Outputs of a tick are committed although no event flows."""
-    house.send(b"a")
-    house.work()
-    wait_until(lambda: len(read_committed(house.kafka, f"{house.run}-ticks")) >= 2, 30)
 
 
 def test_mostly_dead_records_halt_the_stage(house: House) -> None:
     """When most of 1,000 records are dead the worker halts, commits none of that batch and names the setting."""
     house.send(*[b"bad"] * 1_200)
-    assert house.work().wait(30) == EXIT_HALTED
+    assert house.work().wait(PATIENCE_S) == EXIT_HALTED
     assert "HEADWATER_DEAD_LETTER_LIMIT" in house.log("0")
     assert house.behind() == 1_201
 
@@ -207,7 +195,7 @@ def test_a_hanging_batch_ends_the_worker(house: House) -> None:
     """A batch that neither ends nor waits for a service ends the process, so that a supervisor can restart it."""
     house.settings["stuck_after_s"] = 3
     house.send(b"hang")
-    assert house.work().wait(30) == EXIT_FENCED
+    assert house.work().wait(PATIENCE_S) == EXIT_FENCED
     assert "no progress" in house.log("0")
 
 
@@ -215,19 +203,19 @@ def test_a_record_for_an_idle_partition_ends_no_worker(house: House) -> None:
     """Some of these records arrive at the very moment at which an idle partition is checked."""
     house.settings["stuck_after_s"] = 0.5
     worker = house.work()
-    for n in range(25):
+    for n in range(IDLE_RECORDS):
         house.send(b"%d" % n)
-        time.sleep(0.55 + n / 100)
+        time.sleep(0.55 + n / IDLE_RECORDS / 4)
     assert worker.poll() is None, house.log("0")
-    wait_until(house.idle, 30)
-    assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % n for n in range(25)]
+    wait_until(house.idle, PATIENCE_S)
+    assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % n for n in range(IDLE_RECORDS)]
 
 
 def test_a_group_without_offsets_halts(house: House) -> None:
     """Without a committed offset and an explicit first start the worker halts and names the option."""
     house.send(b"a")
     worker = house.start("0", away=str(house.away), begin="committed")
-    assert worker.wait(30) == EXIT_HALTED
+    assert worker.wait(PATIENCE_S) == EXIT_HALTED
     assert "--from earliest" in house.log("0")
 
 
@@ -235,11 +223,11 @@ def test_a_signal_stops_it_in_order(house: House) -> None:
     """SIGTERM commits whole batches, closes and exits with 0; the next worker repeats nothing."""
     house.send(*[b"%d" % i for i in range(5_000)])
     worker = house.work()
-    wait_until(lambda: house.behind() < 5_001, 30)
+    wait_until(lambda: house.behind() < 5_001, PATIENCE_S)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(20) == 0
+    assert worker.wait(PATIENCE_S) == 0
     house.work()
-    wait_until(house.idle, 30)
+    wait_until(house.idle, PATIENCE_S)
     assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % i for i in range(5_000)]
 
 
@@ -247,23 +235,23 @@ def recreate_topic(house: House, topic: str, partitions: int = PARTITIONS) -> No
     """Delete a topic and create it again."""
     client, settings = AdminClient({"bootstrap.servers": house.kafka}), Settings(kafka=house.kafka)
     client.delete_topics([topic])[topic].result(20)
-    wait_until(lambda: not topic_ids(settings, [topic]), 20)
+    wait_until(lambda: not topic_ids(settings, [topic]), PATIENCE_S)
     create_topics(house.kafka, [topic], partitions)
-    wait_until(lambda: topic_ids(settings, [topic]), 20)
+    wait_until(lambda: topic_ids(settings, [topic]), PATIENCE_S)
 
 
 def test_a_recreated_source_is_read_from_its_first_record(house: House) -> None:
     """A consumer would go on at its old position: the worker halts, and `--from earliest` begins at the first record."""
     house.send(*[b"old"] * 10)
     worker = house.work()
-    wait_until(house.idle, 30)
+    wait_until(house.idle, PATIENCE_S)
     recreate_topic(house, house.source)
     house.send(*[b"%d" % n for n in range(30)])
-    assert worker.wait(40) == EXIT_HALTED
+    assert worker.wait(PATIENCE_S) == EXIT_HALTED
     assert f"{house.source} was deleted and created again" in house.log("0")
     house.work()
     # Records that passed at the old position before the halt come twice; none is missing.
-    wait_until(lambda: {b"%d" % n for n in range(30)} <= {value.split(b"|")[0] for value in house.seen()}, 30)
+    wait_until(lambda: {b"%d" % n for n in range(30)} <= {value.split(b"|")[0] for value in house.seen()}, PATIENCE_S)
 
 
 def test_a_recreated_broadcast_topic_is_read_from_its_beginning(house: House) -> None:
@@ -272,14 +260,14 @@ def test_a_recreated_broadcast_topic_is_read_from_its_beginning(house: House) ->
     house.send(b"old", b"older", b"oldest", topic=settings)
     house.send(b"a")
     worker = house.work()
-    wait_until(house.idle, 30)
+    wait_until(house.idle, PATIENCE_S)
     recreate_topic(house, settings, partitions=1)
     house.send(b"new", topic=settings)
-    assert worker.wait(40) == EXIT_FENCED
+    assert worker.wait(PATIENCE_S) == EXIT_FENCED
     assert f"{settings} was deleted and created again" in house.log("0")
     house.send(b"b")
     house.work()
-    wait_until(house.idle, 30)
+    wait_until(house.idle, PATIENCE_S)
     assert house.seen() == [b"a|1|oldest", b"b|2|new"]
 
 
@@ -291,10 +279,10 @@ def test_an_offset_with_another_topic_id_is_not_used(house: House) -> None:
     consumer = ck.Consumer({"bootstrap.servers": house.kafka, "group.id": house.group, "enable.auto.commit": False})
     commit_offsets(consumer, places)
     consumer.close()
-    assert house.start("0", away=str(house.away), begin="committed").wait(30) == EXIT_HALTED
+    assert house.start("0", away=str(house.away), begin="committed").wait(PATIENCE_S) == EXIT_HALTED
     assert "--from earliest" in house.log("0")
     house.work()
-    wait_until(house.idle, 30)
+    wait_until(house.idle, PATIENCE_S)
     assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % n for n in range(30)]
 
 
@@ -306,5 +294,5 @@ def test_an_offset_behind_the_end_is_not_usable(house: House) -> None:
     commit_offsets(consumer, places)
     consumer.close()
     house.work()
-    wait_until(house.idle, 30)
+    wait_until(house.idle, PATIENCE_S)
     assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % n for n in range(30)]

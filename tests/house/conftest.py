@@ -1,5 +1,6 @@
 """Running installations for the tests of this folder."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from tests.house.standing import StandingHouse
 
 
 def standing(folder: Path, contracts: Path) -> Iterator[StandingHouse]:
-    """Start an installation; stop it by Ctrl-C, which must leave no process."""
+    """Start an installation that pages of the shop ask for decisions; stop it by Ctrl-C, which must leave no process."""
     house = StandingHouse(folder, contracts)
+    house.environment["HEADWATER_DECISION_ORIGINS"] = json.dumps(["https://shop.example"])
     house.start()
     yield house
     house.stop()

@@ -17,7 +17,7 @@ from infra.ops.embedded.ports import free_port
 from infra.ops.embedded.servers.child import HEADWATER
 from infra.ops.embedded.stack import DEFAULT_PORTS
 
-READY_S = 90
+READY_S = 180
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, condition_name: str) -> Any:
@@ -51,8 +51,13 @@ class StandingHouse:
         ports = [word for name in DEFAULT_PORTS for word in (f"--{name}-port", str(free_port()))]
         with (self.folder / "up.log").open("wb") as log:
             self._up = subprocess.Popen([*HEADWATER, "up", *ports], env=self.environment, stdout=log, stderr=log)
-        wait_until(lambda: "Ctrl-C stops all" in self.output() or self._up.poll() is not None, READY_S, "the house")
-        assert self._up.poll() is None, self.output()
+        try:
+            wait_until(lambda: "Ctrl-C stops all" in self.output() or self._up.poll() is not None, READY_S, "the house")
+            assert self._up.poll() is None, self.output()
+        except BaseException:
+            self._up.terminate()  # its services end with it
+            self._up.wait(60)
+            raise
 
     def output(self) -> str:
         """Return what `headwater up` has printed."""

@@ -1,11 +1,9 @@
 """Refusals of every channel, end to end: no personal decision, and denied events, until a later consent."""
 
-import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,16 +22,12 @@ SOON_S = 5
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory, contracts_dir: Path) -> Iterator[StandingHouse]:
+def shop(house: StandingHouse) -> StandingHouse:
     """A house whose decisions are asked for by pages of the shop; the experiment is known and draws."""
-    house = StandingHouse(tmp_path_factory.mktemp("shop"), contracts_dir)
-    house.environment["HEADWATER_DECISION_ORIGINS"] = json.dumps([PAGE])
-    house.start()
     assert house.run("experiments", "put", "example").returncode == 0
     visitor = Visitor(house)
     wait_until(lambda: visitor.reason(visitor.phone) in PERSONAL, 60, "the experiment, its snapshot and the consent view")
-    yield house
-    house.stop()
+    return house
 
 
 class Visitor:

@@ -80,8 +80,9 @@ def settings(kafka: str, redis_url: str, clickhouse_url: str, tmp_path_factory: 
 
 @pytest.fixture
 def context(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivacyContext]:
-    """The stores, without identity workers to wait for."""
+    """The stores, without identity workers to wait for, and rooms that answer at once."""
     monkeypatch.setattr(erasure_module, "GRACE_S", 0.0)
+    monkeypatch.setattr(erasure_module, "POLL_S", 0.05)
     with redis.Redis.from_url(settings.redis) as client:
         connect = partial(redis.Redis.from_url, settings.redis)
         store, states = RedisGraphStore(lambda: client), RedisStateStore(connect, lambda _p, _s: iter(()), 1_000)

@@ -22,7 +22,6 @@ from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.verifying import verify
 from infra.clients.kafka import producer, reader
 from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse
-from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.telemetry.metrics import Metrics
 from schemas.codec import decode, encode
 from streams.identity.evidence import LINKS, link_id, link_record
@@ -73,15 +72,11 @@ LEFT: set[Nodes] = {(REGULAR, SEEN), (LATELY, LINKED), (FORMER, STALE)}
 
 
 @pytest.fixture(scope="module")
-def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """A broker and a warehouse of the module's own."""
+def plant(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    """A warehouse of the module's own."""
     folder = tmp_path_factory.mktemp("expiry")
-    with (
-        EmbeddedKafka(folder / "kafka") as kafka,
-        EmbeddedClickHouse(folder / "clickhouse") as clickhouse,
-        ExitStack() as stack,
-    ):
-        servers = Plant(kafka.address, clickhouse, folder)
+    with EmbeddedClickHouse(folder / "clickhouse") as clickhouse, ExitStack() as stack:
+        servers = Plant(kafka, clickhouse, folder)
         stack.callback(servers.close)
         migrate(servers.settings)
         yield servers
@@ -305,9 +300,49 @@ def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisGraph
     assert compare_with_log(read_log(plant.settings), store, nothing).same
 
 
-def test_a_warehouse_that_cannot_tell_is_not_believed(
+def test_nothing_is_forgotten_where_something_speaks_against_it(
     plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Young links, an open erasure, and a warehouse that is behind or has no old events each keep everything."""
+    assert_nothing_forgotten_in_a_young_house(plant, store, monkeypatch)
+    assert_figures_printed(plant, monkeypatch)
+    assert_an_erasure_goes_first(plant, store, monkeypatch)
+    assert_an_unsure_warehouse_is_not_believed(plant, store, monkeypatch)
+    assert_a_worker_follows_tombstones(plant, store)
+
+
+def assert_nothing_forgotten_in_a_young_house(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without older links the warehouse is not asked, although it has no event from then."""
+    code, figures = run(plant, monkeypatch, "--days", "700")
+    assert (code, figures["slots"], figures["links"], figures["rows"]) == (0, 0, 0, 0)
+    assert missing(store) == set()
+
+
+def assert_figures_printed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command prints figures for a terminal."""
+    for name, value in plant.environment.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, ["expire", "--dry-run"])
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [str(len(GONE)), "4"]
+
+
+def assert_an_erasure_goes_first(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is forgotten while an erasure is open, because both rewrite the same records."""
+    record = {
+        "request_id": "ab" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": OLD,
+        "requested_ts": OLD, "deadline_ts": OLD, "counts": {},
+    }  # fmt: skip
+    writer = TransactionalWriter(plant.settings)
+    writer.write([writer.encode(ERASURES, b"ab" * 16, record)])
+    code, error = run(plant, monkeypatch)
+    assert (code, "an erasure is not done" in str(error)) == (1, True)
+    assert missing(store) == set()
+    writer.write([WriterRecord(ERASURES, b"ab" * 16, None)])
+    assert run(plant, monkeypatch, "--dry-run")[0] == 0
+
+
+def assert_an_unsure_warehouse_is_not_believed(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The warehouse is behind, or has no events from then."""
     plant.send([event(plant.registry.latest("events.resolved"), 9)])
     code, error = run(plant, monkeypatch, "--patience", "1")
@@ -322,14 +357,7 @@ def test_a_warehouse_that_cannot_tell_is_not_believed(
     assert missing(store) == set()
 
 
-def test_in_a_young_house_nothing_is_forgotten(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without older links the warehouse is not asked, although it has no event from then."""
-    code, figures = run(plant, monkeypatch, "--days", "700")
-    assert (code, figures["slots"], figures["links"], figures["rows"]) == (0, 0, 0, 0)
-    assert missing(store) == set()
-
-
-def test_a_worker_follows_the_tombstones(plant: Plant, store: RedisGraphStore) -> None:
+def assert_a_worker_follows_tombstones(plant: Plant, store: RedisGraphStore) -> None:
     """A worker drops its memory of a forgotten node, keeps a rewritten one, and writes evidence again."""
     stage = IdentityStage(plant.registry, store, Metrics(), IdentityDependencies(alias(plant.settings.master)))
     for records in read_topic(plant.settings, MERGES):
@@ -346,30 +374,6 @@ def test_a_worker_follows_the_tombstones(plant: Plant, store: RedisGraphStore) -
             hook()
         spoken.append(len(outcome.out.get(LINKS, ())))
     assert spoken == [1, 0, 1, 0]
-
-
-def test_an_erasure_goes_first(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is forgotten while an erasure is open, because both rewrite the same records."""
-    record = {
-        "request_id": "ab" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": OLD,
-        "requested_ts": OLD, "deadline_ts": OLD, "counts": {},
-    }  # fmt: skip
-    writer = TransactionalWriter(plant.settings)
-    writer.write([writer.encode(ERASURES, b"ab" * 16, record)])
-    code, error = run(plant, monkeypatch)
-    assert (code, "an erasure is not done" in str(error)) == (1, True)
-    assert missing(store) == set()
-    writer.write([WriterRecord(ERASURES, b"ab" * 16, None)])
-    assert run(plant, monkeypatch, "--dry-run")[0] == 0
-
-
-def test_the_command_prints_figures(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command prints figures for a terminal."""
-    for name, value in plant.environment.items():
-        monkeypatch.setenv(name, value)
-    result = CliRunner().invoke(app, ["expire", "--dry-run"])
-    assert result.exit_code == 0
-    assert [line.split()[0] for line in result.stdout.splitlines()] == [str(len(GONE)), "4"]
 
 
 def test_a_profile_that_a_row_carries_does_not_become_anothers(

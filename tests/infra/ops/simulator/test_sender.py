@@ -104,10 +104,10 @@ def test_a_retry_is_the_same_bytes() -> None:
 
 def test_poison_takes_the_back_way_and_decisions_are_noted() -> None:
     """Poison is not sent over HTTP; each answered decision request has its line."""
-    lines, poison = asyncio.run(walk(Doors(flaky=False), 20_000))
+    lines, poison = asyncio.run(walk(Doors(flaky=False), 5_000))
     expected = {
         event.n
-        for journey in ShopWorld(1, RUN, 20_000).journeys()
+        for journey in ShopWorld(1, RUN, 5_000).journeys()
         for step in journey
         if isinstance(step, SimulatedRequest)
         for event in step.events

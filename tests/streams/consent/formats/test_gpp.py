@@ -476,9 +476,9 @@ def values_of(section: UsSection) -> list[int | bool | None]:
 
 
 def test_no_byte_flip_breaks_the_decoder() -> None:
-    """30,000 strings with a flipped byte: each is refused, or decodes within its bounds."""
-    chance, decoded = random.Random(8), 0
-    for _ in range(30_000):
+    """Many strings with a flipped byte (30,000 in full): each is refused, or decodes within its bounds."""
+    chance, decoded, strings = random.Random(8), 0, examples(30_000)
+    for _ in range(strings):
         string = chance.choice(VECTORS)["text"]
         at = chance.randrange(len(string))
         try:
@@ -489,7 +489,7 @@ def test_no_byte_flip_breaks_the_decoder() -> None:
         assert len(gpp.unreadable) + len(gpp.us) <= 64
         assert sale_and_sharing(gpp) in STRICTNESS
         assert not gpp.unreadable or sale_and_sharing(gpp) is ConsentValue.DENY
-    assert decoded > 3_000
+    assert decoded > strings // 10
 
 
 @given(st.text(max_size=60) | st.text(ALPHABET + "~.", max_size=200).map("DBAB".__add__))
