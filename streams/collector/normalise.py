@@ -30,8 +30,8 @@ MIN_MS = 946_684_800_000
 TRANSIT_MS = 60_000
 """Difference between the clocks of device and collector up to which it is not skew but the request's way."""
 MAX_TEXT = 4_096
-MAX_SHORT = 64
-"""Characters of a language, a resolution, a time zone."""
+SHORT_TEXTS = {"session_id": MAX_ID, "group_id": MAX_ID, "language": 64, "screen": 64, "timezone": 64}
+"""Fields that are texts and nothing else, and their characters."""
 MAX_PROBLEMS, MAX_PROBLEM = 20, 256
 """Problems of an event, and characters of each."""
 
@@ -83,17 +83,12 @@ class Normaliser:
         event_id = self._build_event_id(event, mask, problems)
         event_ts, clock = choose_event_time(event, request, problems)
         page_url, site = _mask_page(event, request, mask)
-        properties = dict(mask.mask_properties())
-        added = self._pop_added_fields(properties)
-        visitor_agent = agent if event.user_agent or is_visitors(agent, request.kind) else ""
+        properties, added = self._split_properties(mask)
         texts = PropertyTexts(problems)
         return subject or event_id, {
             "event_id": event_id,
             "event_name": mask.mask_short("event_name", event.name, MAX_ID),
-            "source": request.source,
             "site": site,
-            "heartbeat": False,
-            "collector_ts": request.now_ms,
             "region": region,
             "signals": mask.mask_signals(add_gpc(event.signals, request.gpc) if request.gpc else event.signals),
             "identifiers": nodes,
@@ -109,28 +104,24 @@ class Normaliser:
             "page_title": mask.mask_short("page_title", event.page_title, MAX_TEXT),
             "page_referrer": mask.mask_field("page_referrer", event.page_referrer, MAX_TEXT),
             "user_agent": mask.mask_field("user_agent", agent, MAX_TEXT),
-            "device_class": device_class(visitor_agent),
-            "bot": is_bot(visitor_agent),
+            **_describe_device(event, request, agent),
             "ip_prefix": ip_prefix(event.ip or request.ip),
             "click_ids": mask.mask_click_ids(event.click_ids, MAX_TEXT),
             "match_tokens": match_tokens(event, region),
             "properties": texts.flatten(properties),
             "items": [texts.flatten(item, "items.") for item in mask.mask_items()] if event.items else [],
-            "session_id": mask.mask_short("session_id", event.session_id, MAX_ID),
-            "group_id": mask.mask_short("group_id", event.group_id, MAX_ID),
-            "language": mask.mask_short("language", event.language, MAX_SHORT),
-            "screen": mask.mask_short("screen", event.screen, MAX_SHORT),
-            "timezone": mask.mask_short("timezone", event.timezone, MAX_SHORT),
+            **{name: mask.mask_short(name, getattr(event, name), limit) for name, limit in SHORT_TEXTS.items()},
             "user_properties": texts.flatten(mask.mask_traits(), "user_properties.") if event.user_properties else {},
             "problems": limit_problems(problems),
-            "imported": request.kind is KeyKind.IMPORT,
+            **_describe_request(request),
             **added,
         }
 
-    def _pop_added_fields(self, properties: dict[str, Any]) -> Record:
-        """Move the properties that the contract has fields for out of `properties`."""
+    def _split_properties(self, mask: EventMask) -> tuple[dict[str, Any], Record]:
+        """Return the masked properties without those for which the contract has a field, and these fields."""
+        properties = dict(mask.mask_properties())
         present = [field for field in self._added if field["name"] in properties]
-        return {field["name"]: _convert(properties.pop(field["name"]), field) for field in present}
+        return properties, {field["name"]: _convert(properties.pop(field["name"]), field) for field in present}
 
     def _build_event_id(self, event: ProtocolEvent, mask: EventMask, problems: list[str]) -> str:
         if event.event_id:
@@ -142,6 +133,22 @@ class Normaliser:
         if event.derive_from:
             return hashlib.sha256(event.derive_from).hexdigest()[:32]
         return secrets.token_hex(16)
+
+
+def _describe_request(request: RequestContext) -> Record:
+    """Return the fields that are the request's."""
+    return {
+        "source": request.source,
+        "heartbeat": False,
+        "collector_ts": request.now_ms,
+        "imported": request.kind is KeyKind.IMPORT,
+    }
+
+
+def _describe_device(event: ProtocolEvent, request: RequestContext, agent: str) -> Record:
+    """Return the fields that tell devices and crawlers apart, by the visitor's agent."""
+    visitor_agent = agent if event.user_agent or is_visitors(agent, request.kind) else ""
+    return {"device_class": device_class(visitor_agent), "bot": is_bot(visitor_agent)}
 
 
 def _mask_page(event: ProtocolEvent, request: RequestContext, mask: EventMask) -> tuple[str, str]:

@@ -55,6 +55,18 @@ class SearchProgress:
         self._bar.advance(self._tasks[topic], records)
 
 
+def _read_since(since: str) -> int:
+    """Return milliseconds UTC. ConfigError where it is no past time."""
+    now_ms = int(time.time() * 1000)
+    moment = parse_moment(since, now_ms)
+    if moment is None or moment > now_ms:
+        raise ConfigError(
+            f"--since {since[:40]!r} is no past time: give an ISO time (2026-11-30T14:00, UTC unless it names a zone), or how "
+            "long ago it was (90s, 30m, 2h, 3d)"
+        )
+    return moment
+
+
 @app.command(epilog="Example: headwater events why 4f0c2a7e --since 3d")
 def why(
     event_id: Annotated[str, typer.Argument(help="The id of the event, as it was sent or as a row has it.")],
@@ -79,13 +91,7 @@ def why(
     from infra.ops.events.story import as_data, tell
     from infra.ops.events.trace import EventTracer, TraceRequest
 
-    now_ms = int(time.time() * 1000)
-    moment = parse_moment(since, now_ms)
-    if moment is None or moment > now_ms:
-        raise ConfigError(
-            f"--since {since[:40]!r} is no past time: give an ISO time (2026-11-30T14:00, UTC unless it names a zone), or how "
-            "long ago it was (90s, 30m, 2h, 3d)"
-        )
+    moment = _read_since(since)
     if not event_id.strip():
         raise ConfigError("the event id is empty")
     settings = settings_with_kafka()

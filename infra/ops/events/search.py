@@ -16,7 +16,6 @@ from schemas.registry import Registry, UnknownContract
 from streams.runtime.follow import ADMIN_S, kafka_unavailable, read_ranges
 
 CLIENT = "headwater.events-why"
-POLL_S = 0.05
 MAX_COPIES = 100
 """Copies of one event that are kept. A sender in a loop can make millions."""
 
@@ -84,7 +83,7 @@ class TopicSearcher:
         try:
             limits = offset_ranges(self._settings, [topic], since)
             offsets = sum(max(0, end - first) for first, end in limits.values())
-            chunks = read_ranges(self._settings, limits, CLIENT, POLL_S)
+            chunks = read_ranges(self._settings, limits, CLIENT)
             for messages in chunks:
                 self._advance(topic, offsets, len(messages))
                 _add_copies(result, messages, match)

@@ -16,8 +16,8 @@ from infra.payload_keyring import KeyDestroyed, PayloadKeyring
 from infra.settings import Settings
 from schemas.codec import Record, Undecodable, decode
 from schemas.registry import Registry
+from streams.collector.fields.event_ids import readable_event_id
 from streams.collector.masking.event_mask import event_id_pseudonym
-from streams.collector.normalise import MAX_ID
 from streams.consent.decision.decide import Action
 from streams.consent.ledger.ledger_writes import minute
 from streams.consent.redaction.reference import random_id
@@ -98,7 +98,8 @@ class EventTracer:
     def trace(self, request: TraceRequest) -> EventTrace:
         """Return what is known of the event. Retryable while Kafka does not answer; ClickHouse may be away."""
         key = NodeKeys.of(self._settings).first["user"]
-        trace = EventTrace(request, (request.event_id[:MAX_ID], event_id_pseudonym(request.event_id, key)))
+        event_id = readable_event_id(request.event_id) or request.event_id
+        trace = EventTrace(request, (event_id, event_id_pseudonym(event_id, key)))
         trace.rows = self._fetch_rows(trace, trace.event_ids)
         since = request.since
         if trace.rows:

@@ -161,9 +161,8 @@ class FieldReader:
 
     def rest(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
         """Yield (name, value) of the fields that were not read, with `prefix` in front of their names."""
-        read = self._read
         for name, value in self._fields.items():
-            if name not in read:
+            if name not in self._read:
                 yield (prefix + name, value) if prefix else (name, value)
 
 

@@ -87,15 +87,8 @@ class _CallFields(NamedTuple):
 
 def _parse(message: Mapping[str, Any]) -> ProtocolEvent:
     problems: list[str] = []
-    call = FieldReader(message, problems)
-    context, properties = call.object("context"), call.object("properties")
-    fields = _CallFields(
-        call,
-        context,
-        properties,
-        call.object("traits"),
-        *map(context.object, ("traits", "page", "library", "device", "screen")),
-    )
+    fields = _open(FieldReader(message, problems))
+    call, context, properties = fields[:3]
     kind, signals = _read_kind(call), _read_signals(message, fields)
     name = call.event_name("event") if kind == "track" else kind
     page_url, page_referrer = _read_page(fields, "url"), _read_page(fields, "referrer")
@@ -133,6 +126,13 @@ def _parse(message: Mapping[str, Any]) -> ProtocolEvent:
         properties=_leftovers(fields, kind),
         problems=problems,
         region=_read_region(context),
+    )
+
+
+def _open(call: FieldReader) -> _CallFields:
+    context, properties, traits = map(call.object, ("context", "properties", "traits"))
+    return _CallFields(
+        call, context, properties, traits, *map(context.object, ("traits", "page", "library", "device", "screen"))
     )
 
 

@@ -78,14 +78,11 @@ def parse_item(item: Any) -> Item:
 
 
 def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:
-    kind = payload.get("e")
-    if kind not in KINDS:
-        raise InvalidField(f"e must be one of {', '.join(KINDS)}")
-    problems: list[str] = []
+    kind, problems = _read_kind(payload), list[str]()
     fields = FieldReader(payload, problems)
     entities = _read_entities(payload)
     events = _unstructured_events(payload) if kind == "ue" else []
-    name, event_data = _name_and_data(events[-1]) if events else (NAMES[str(kind)], {})
+    name, event_data = _name_and_data(events[-1]) if events else (NAMES[kind], {})
     data = FieldReader(event_data, problems, f"{name}.")
     signals, signal_names = _signals(payload, events, entities)
     fields.skip(UNKEPT)
@@ -95,8 +92,6 @@ def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:
     items = [*_transaction_items(fields), *_products(entities)]
     value, currency = _read_value(name, fields, data, is_commerce=bool(order_id or items))
     created_ms, sent_ms = _read_ms(fields, "ttm") or _read_ms(fields, "dtm"), _read_ms(fields, "stm")
-    sessions = [entity.get("data") for schema, entity in entities if _short_name(schema) == SESSION]
-    session = FieldReader(next((inner for inner in sessions if isinstance(inner, dict)), {}), problems, f"{SESSION}.")
     return ProtocolEvent(
         name,
         PROTOCOL,
@@ -118,16 +113,34 @@ def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:
         currency=currency,
         decision_token=data.text("decision_token"),
         items=items,
-        session_id=fields.text("sid") or session.text("sessionId"),
+        session_id=fields.text("sid") or _read_session(entities),
         language=fields.text("lang"),
         screen=fields.text("res"),
         timezone=fields.text("tz"),
         properties=merge_fields(data.rest(), fields.rest(), _other_entities(entities)),
         problems=problems,
-        region=merge_regions(map(normalise_location, [payload, *_located_entities(entities)]))
-        if entities or not GEO.isdisjoint(payload)
-        else "",
+        region=_read_region(payload, entities),
     )
+
+
+def _read_kind(payload: Mapping[str, Any]) -> str:
+    """Return the kind of an event. InvalidField for an unknown one."""
+    kind = payload.get("e")
+    if kind not in KINDS:
+        raise InvalidField(f"e must be one of {', '.join(KINDS)}")
+    return str(kind)
+
+
+def _read_session(entities: "list[Described]") -> str:
+    """Return the session of an entity, which stays among the properties."""
+    sessions = [entity.get("data") for schema, entity in entities if _short_name(schema) == SESSION]
+    return next((FieldReader(data, []).text("sessionId") for data in sessions if isinstance(data, dict)), "")
+
+
+def _read_region(payload: Mapping[str, Any], entities: "list[Described]") -> str:
+    if not entities and GEO.isdisjoint(payload):
+        return ""
+    return merge_regions(map(normalise_location, [payload, *_located_entities(entities)]))
 
 
 def _read_identifiers(fields: FieldReader) -> list[tuple[str, str]]:

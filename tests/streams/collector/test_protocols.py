@@ -301,7 +301,7 @@ def test_a_groups_traits_are_no_persons() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event_name", "properties", "value", "left"),
+    ("event_name", "properties", "value", "remaining"),
     [
         ("Order Completed", {"value": 0, "revenue": 49.5}, 49.5, {"value": 0}),
         ("Order Completed", {"value": "", "revenue": 12, "total": 15}, 12, {"total": 15}),
@@ -313,11 +313,13 @@ def test_a_groups_traits_are_no_persons() -> None:
         ("Field Changed", {"value": "5", "currency": "EUR"}, 5, {}),
     ],
 )
-def test_only_money_becomes_a_value(event_name: str, properties: dict[str, Any], value: float, left: dict[str, Any]) -> None:
+def test_only_money_becomes_a_value(
+    event_name: str, properties: dict[str, Any], value: float, remaining: dict[str, Any]
+) -> None:
     """`value` is money where the event is about money; what is not taken stays a property."""
     event = sent(segment.parse_item({"type": "track", "event": event_name, "properties": properties}))
     assert event.value == value
-    assert event.properties == {name: left[name] for name in left}
+    assert event.properties == remaining
 
 
 def test_snowplow_entities_of_one_schema_are_all_kept() -> None:
