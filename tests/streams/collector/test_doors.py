@@ -59,7 +59,7 @@ class Collector:
         command = [sys.executable, "-m", "infra.ops.cli", "collect", "--port", str(self.port), *self._options]
         with (self.folder / "collector.log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        wait_until(self._lives, 20)
+        wait_until(self._lives, 90)
 
     def _lives(self) -> bool:
         assert self.process.poll() is None, (self.folder / "collector.log").read_text()
