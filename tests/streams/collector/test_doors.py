@@ -155,6 +155,16 @@ def test_rejections_are_those_of_the_table(collector: Collector, body: bytes, he
     refused(collector.send(body, **headers), reason)
 
 
+def test_the_largest_dead_letter_reaches_kafka(collector: Collector) -> None:
+    """One of 1,000,000 bytes does not block the spool: what is sent after it arrives too."""
+    body = os.urandom(1_200_000)
+    refused(collector.send(body), "TOO_LARGE")
+    assert body[:1_000_000] in letters(collector)
+    mark = uuid.uuid4().hex
+    assert collector.send({"event_name": "after", "mark": mark}).ok
+    assert len(collector.events(mark)) == 1
+
+
 def test_the_readme_shows_the_table() -> None:
     """The README lists every rejection with its status."""
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", README.read_text(), re.MULTILINE))
