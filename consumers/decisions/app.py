@@ -18,7 +18,7 @@ from consumers.decisions.service import DecisionService, Dependencies, Visitor
 from consumers.decisions.sites import SiteGroups
 from consumers.decisions.snapshots import Snapshots
 from infra.errors import Retryable
-from infra.http.listening import listen
+from infra.http.listening import build_runner, listen
 from infra.http.rate_limit import RateLimit
 from infra.settings import Settings, load_settings
 from infra.telemetry.logs import configure_logs, get_logger
@@ -80,7 +80,8 @@ class ServiceContext:
     def build_api(self) -> DecisionApi:
         """Build the HTTP API."""
         rate = self.settings.decision_rate
-        policy = AccessPolicy(frozenset(self.settings.decision_origins), RateLimit(rate, 2 * rate), self.settings.region_header)
+        origins, limit = frozenset(self.settings.decision_origins), RateLimit(rate, 2 * rate)
+        policy = AccessPolicy(origins, limit, self.settings.region_header, self.settings.trusted_proxies)
         return DecisionApi(self.service, policy, self.metrics, self.readiness)
 
     def readiness(self) -> dict[str, bool]:
@@ -192,13 +193,11 @@ def handle_erasure(_erasure: Mapping[str, Any]) -> str:
 
 async def serve(settings: Settings, host: str, port: int, on_listening: Callable[[int], None] = lambda _port: None) -> None:
     """Serve until SIGTERM or SIGINT. `on_listening` is called with the port."""
-    from aiohttp import web
-
     context = ServiceContext(settings).open()
     privacy_requests = PrivacyRequestConsumer(settings, "decisions", handle_withdrawal, handle_erasure, context.metrics)
     privacy_requests.start()
     tasks = context.start()
-    runner = web.AppRunner(context.build_api().app(), access_log=None, keepalive_timeout=75)
+    runner = build_runner(context.build_api().app())
     await runner.setup()
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):

@@ -15,6 +15,8 @@ from infra.http.cors import allow_origin, preflight_answer
 from infra.http.headers import gpc_objection
 from infra.http.health import HealthAnswers, health_routes
 from infra.http.rate_limit import RateLimit
+from infra.parsing.address import client_address
+from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 
 PATH = "/v1/decide"
@@ -34,6 +36,8 @@ class AccessPolicy(NamedTuple):
     limit: RateLimit
     region_header: str
     """Header that the load balancer sets to the visitor's country; it must drop what a client sends under that name."""
+    trusted_proxies: int = 0
+    """Proxies in front that append to X-Forwarded-For."""
 
 
 class DecisionApi:
@@ -65,6 +69,11 @@ class DecisionApi:
             response = await handler(request)
         except web.HTTPException as error:
             response = error_answer(error.status, error.reason.lower())
+        except ConnectionError:
+            raise
+        except Exception as error:  # whatever it is, the page gets an answer that it can read
+            get_logger().error("a request failed", error=type(error).__name__)
+            response = _share(request, error_answer(503, "the decision failed: ask again later", retry_after(1)))
         if request.path == PATH:
             self._metrics.observe("headwater_decision_seconds", time.perf_counter() - started)
             self._metrics.count("headwater_requests_total", door=DOOR, status=str(response.status))
@@ -74,7 +83,8 @@ class DecisionApi:
         """Answer `POST /v1/decide`."""
         if not self._is_allowed(request):
             return error_answer(403, "this origin may not ask; add it with --origin or HEADWATER_DECISION_ORIGINS")
-        caller = request.remote or ""
+        forwarded = request.headers.getall("X-Forwarded-For", ())
+        caller = client_address(request.remote or "", forwarded, self._policy.trusted_proxies)
         if caller not in LOOPBACK and not self._policy.limit.allow(caller, time.monotonic()):
             return _share(request, error_answer(429, "too many questions from this address", retry_after(1)))
         return _share(request, await self._answer(request))

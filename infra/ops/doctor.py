@@ -32,6 +32,7 @@ SERVICE_WORDS = {
 
 WAITING = re.compile(r'headwater_waiting\{service="([^"]*)",stage="[^"]*"\} 1\.0')
 FAILING_VIEW = re.compile(r'headwater_view_failing\{view="([^"]*)"\} 1\.0')
+UNLISTED = re.compile(r'headwater_origin_unlisted_total\{origin="([^"]*)"\} (\S+)')
 UNMAPPED = re.compile(r'headwater_consent_unmapped_total\{name="([^"]*)",source="([^"]*)"\} (\S+)')
 
 if TYPE_CHECKING:
@@ -261,6 +262,9 @@ def _check_service(row: dict[str, str | int]) -> CheckResult:
     if unmapped := _unmapped_signals(page):
         advice = "map them in the consent policy's `platforms`: a no under such a name denies what no other signal speaks about"
         return CheckResult(name, Grade.WARN, f"{detail}; consent signals that nothing maps: {unmapped}", advice)
+    if origins := _unlisted_origins(page):
+        advice = "if they are yours, list them with --cors-origin or HEADWATER_CORS_ORIGINS: their pages cannot send all events"
+        return CheckResult(name, Grade.WARN, f"{detail}; origins that are not listed: {origins}", advice)
     return CheckResult(name, Grade.OK, detail)
 
 
@@ -323,6 +327,12 @@ def _unmapped_signals(page: str) -> str:
         if match := UNMAPPED.match(line):
             signals.append((-float(match[3]), f"{match[1]} ({match[2]})"))
     return ", ".join(text for _, text in sorted(signals)[:5])
+
+
+def _unlisted_origins(page: str) -> str:
+    """Return the origins of pages that are not listed, most frequent first."""
+    counts = sorted((-float(count), origin) for origin, count in UNLISTED.findall(page))
+    return ", ".join(origin for _, origin in counts[:5])
 
 
 MACHINE_CHECKS: tuple[Callable[[], CheckResult], ...] = (

@@ -27,6 +27,8 @@ CHECK_S = 1.0
 MAX_PREVIEWS = 1_000
 MAX_TAG_VERSIONS = 200
 """Versions of tags that the metric of problems tells apart."""
+MAX_DEAD_BYTES = 1_000_000
+"""Bytes that a dead letter keeps; with its other fields it must fit into one record of Kafka."""
 
 UNDATED_WARNING = (
     "chosen_ts cannot be read: a refusal counts from now, a grant as undated; send milliseconds since 1970 or ISO 8601"
@@ -187,7 +189,7 @@ class Intake:
         reason: RejectionReason = RejectionReason.CONTRACT,
     ) -> SpoolRecord:
         """Return a dead letter with the request's `body`, or with the item as JSON where that is empty."""
-        body = body or dumps(raw)
+        body = (body or dumps(raw))[:MAX_DEAD_BYTES]
         refusal = DeadLetterCause(reason, problem, RecordPosition.at_door(), request.source)
         key, value, _ = self._dead_letters.build(refusal, None, body, request.now_ms / 1000)
         return SpoolRecord(DEAD, key or b"", value or b"")

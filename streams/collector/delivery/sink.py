@@ -22,6 +22,10 @@ POLL_S = 0.05
 DRAIN_EVERY_S = 0.5
 DRAIN_RECORDS = 500
 DELIVERY_TIMEOUT_S = 30.0
+MAX_RECORD = 1_048_576
+"""Bytes of a record: the largest dead letter fits. A larger one would block the spool for ever."""
+MAX_EVENT = 900_000
+"""Bytes of a record that stages read: they add columns, and their producers take 1,000,000 bytes."""
 
 
 class Ack:
@@ -54,6 +58,7 @@ class Sink:
             linger_ms=2,
             queue_buffering_max_messages=200_000,
             message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000),
+            message_max_bytes=MAX_RECORD,
         )
         self._resolved: deque[Ack] = deque()
         self._stop = threading.Event()

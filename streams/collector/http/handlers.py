@@ -9,7 +9,7 @@ from aiohttp import web
 from infra.http.answers import json_answer
 from infra.http.rate_limit import RateLimit
 from infra.telemetry.metrics import Metrics
-from streams.collector.delivery.sink import Sink
+from streams.collector.delivery.sink import MAX_EVENT, Sink
 from streams.collector.event import InvalidField, InvalidItem
 from streams.collector.fields.repeated_keys import RepeatedKeys
 from streams.collector.fields.tolerant_json import ParsedBody
@@ -19,7 +19,7 @@ from streams.collector.http.payload import parse_json, query_fields
 from streams.collector.http.rejections import RejectionReason, RequestRejected
 from streams.collector.http.routes import Route, RouteHandler
 from streams.collector.http.sender_request import SenderRequest
-from streams.collector.intake import Intake, IntakeResult, ItemParser
+from streams.collector.intake import DEAD, Intake, IntakeResult, ItemParser
 from streams.collector.normalise import RequestContext
 from streams.collector.protocols.doors import AnswerFormat, ChoiceDoor, Door, EventDoor
 from streams.collector.write_keys import WriteKey, WriteKeyStore
@@ -92,6 +92,9 @@ class DoorHandlers:
         return answer_events(door.answer, result, parsed.problems)
 
     async def _payload(self, sender: SenderRequest, door: EventDoor) -> ParsedBody:
+        if door.read_request is not None:
+            body = b"" if door.method == "GET" else await sender.read()
+            return ParsedBody(door.read_request(query_fields(sender.request), body), 1)
         if door.method == "GET":
             return ParsedBody(query_fields(sender.request), 1)
         return parse_json(await sender.read())
@@ -170,6 +173,8 @@ class DoorHandlers:
             raise RequestRejected(RejectionReason.RATE)
 
     async def _deliver(self, result: IntakeResult) -> None:
+        if any(len(record.value) > MAX_EVENT and record.topic != DEAD for record in result.records):
+            raise RequestRejected(RejectionReason.TOO_LARGE, "an event, with its texts in UTF-8, does not fit into a record")
         if result.records:
             await self._sink.send(result.records)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from infra.errors import ConfigError
 from infra.http.headers import basic_user, bearer_token
 from streams.collector.event import InvalidItem, Item
-from streams.collector.protocols import choices, ga4, merge, own, pixel, segment, snowplow
+from streams.collector.protocols import choices, ga4, gtag, merge, own, pixel, segment, snowplow
 from streams.collector.protocols.choices import SentChoice
 
 
@@ -56,6 +56,8 @@ class EventDoor(NamedTuple):
     parse_item: Callable[[Any], Item]
     method: str = "POST"
     answer: AnswerFormat = AnswerFormat.SUMMARY
+    read_request: Callable[[Mapping[str, Any], bytes], Any] | None = None
+    """Returns the payload of a query and a body, at doors whose payload is in both."""
 
 
 class ChoiceDoor(NamedTuple):
@@ -150,7 +152,12 @@ def _ga4_doors() -> list[EventDoor]:
     # The Measurement Protocol answers nothing about invalid events; `/debug` does.
     answers = {"/mp/collect": AnswerFormat.EMPTY, "/debug/mp/collect": AnswerFormat.VALIDATION}
     location = _query_parameter("api_secret")
-    return [EventDoor(path, location, ga4.extract_items, ga4.parse_item, answer=answer) for path, answer in answers.items()]
+    doors = [EventDoor(path, location, ga4.extract_items, ga4.parse_item, answer=answer) for path, answer in answers.items()]
+    browser = KeyLocation(_keys_in_head("api_secret", "writeKey", "key"), gtag.find_write_key)
+    return doors + [
+        EventDoor("/g/collect", browser, gtag.extract_items, gtag.parse_item, method, AnswerFormat.EMPTY, gtag.read_request)
+        for method in ("GET", "POST")
+    ]
 
 
 Door = EventDoor | ChoiceDoor | DiscardDoor

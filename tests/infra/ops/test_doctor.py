@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from infra.ops import doctor
-from infra.ops.doctor import CheckResult, Grade, _unmapped_signals
+from infra.ops.doctor import CheckResult, Grade, _unlisted_origins, _unmapped_signals
 from infra.settings import Settings, load_settings
 from streams.consent.policy import PACKAGED
 
@@ -180,3 +180,14 @@ def test_command_exits_1_on_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(machine.output) == [{"what": "java", "grade": "FAIL", "found": "none", "advice": "install it"}]
     findings[0] = CheckResult("java", Grade.OK, "25")
     assert CliRunner().invoke(doctor.app, []).exit_code == 0
+
+
+def test_origins_that_are_not_listed_are_told() -> None:
+    """By name, the most frequent first; times of creation are no counts."""
+    page = (
+        'headwater_origin_unlisted_total{origin="https://a.example"} 3.0\n'
+        'headwater_origin_unlisted_created{origin="https://a.example"} 1.7e+09\n'
+        'headwater_origin_unlisted_total{origin="https://b.example"} 12.0\n'
+    )
+    assert _unlisted_origins(page) == "https://b.example, https://a.example"
+    assert _unlisted_origins("") == ""

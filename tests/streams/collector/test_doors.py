@@ -59,7 +59,7 @@ class Collector:
         command = [sys.executable, "-m", "infra.ops.cli", "collect", "--port", str(self.port), *self._options]
         with (self.folder / "collector.log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        wait_until(self._lives, 20)
+        wait_until(self._lives, 90)
 
     def _lives(self) -> bool:
         assert self.process.poll() is None, (self.folder / "collector.log").read_text()
@@ -153,6 +153,16 @@ def test_a_200_means_that_kafka_has_the_event(collector: Collector) -> None:
 def test_rejections_are_those_of_the_table(collector: Collector, body: bytes, headers: dict[str, str], reason: str) -> None:
     """Each rejection has its status, its code and a message."""
     refused(collector.send(body, **headers), reason)
+
+
+def test_the_largest_dead_letter_reaches_kafka(collector: Collector) -> None:
+    """One of 1,000,000 bytes does not block the spool: what is sent after it arrives too."""
+    body = os.urandom(1_200_000)
+    refused(collector.send(body), "TOO_LARGE")
+    assert body[:1_000_000] in letters(collector)
+    mark = uuid.uuid4().hex
+    assert collector.send({"event_name": "after", "mark": mark}).ok
+    assert len(collector.events(mark)) == 1
 
 
 def test_the_readme_shows_the_table() -> None:

@@ -240,3 +240,12 @@ def test_long_queries_and_cookies_are_read(collector: ServedCollector) -> None:
     query = f"e=pv&aid={collector.key}&page={'x' * 30_000}"
     assert collector.send("GET", f"/i?{query}", headers={"Cookie": "c=" + "y" * 30_000}).status == 200
     assert len(collector.take_events()) == 1
+
+
+def test_an_event_that_grows_beyond_a_record_is_refused(collector: ServedCollector) -> None:
+    """An invalid byte becomes three, so that an event may outgrow Kafka's records, where it would block the spool for ever."""
+    fields = b",".join(b'"p%d":"%s"' % (number, b"\xff" * 4_000) for number in range(190))
+    body = b'{"event_name":"x",%s}' % fields
+    answer = collector.post("/v1/events", body)
+    assert (answer.status, answer.json["code"]) == (413, "TOO_LARGE")
+    assert collector.take_letters() == [("TOO_LARGE", "web-de", body)]
