@@ -4,12 +4,15 @@ Importing takes a second of CPU time, and a test file starts up to fifty process
 other; bench/faults/ starts `headwater` as a user does.
 """
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from infra.ops.embedded.servers.leash import PR_SET_PDEATHSIG
 
 PRELOADED = (
     "infra.ops.cli",
@@ -61,7 +64,9 @@ class HeadwaterProcess:
 
 
 def _run(words: list[str], environment: dict[str, str], log: Path) -> None:
-    """Become the command: its environment, its output, its words."""
+    """Become the command: its environment, its output, its words. It ends with the test run, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.environ.clear()
     os.environ.update(environment)
     with log.open("ab", buffering=0) as output:
