@@ -1,11 +1,8 @@
 """Publishing of contracts: ids for new versions, and derived contracts for every version of their source."""
 
 import copy
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +47,17 @@ def preview(folder: Path) -> list[Contract]:
 def lock(folder: Path) -> list[Contract]:
     """Allocate ids for new versions and regenerate the derived contracts; return the new versions.
 
-    Safe against a second caller (the folder is locked) and a crash (files are replaced atomically, the lock file last).
+    Safe against a crash (files are replaced atomically, the lock file last); a caller excludes others.
     ContractError, before anything is written, where a contract is no Avro record.
     """
-    with _exclusive_lock(folder):
-        state = read_lock(folder)
-        derived = read_json(folder / "derived.json")
-        new = publish(state, read_contracts(folder), derived)
-        for topic in derived:
-            write_atomically(folder / f"{topic}.avsc", format_schema(current_derived(state, topic)))
-        if new:
-            write_atomically(folder / "lock.json", format_lock(state))
-        return new
+    state = read_lock(folder)
+    derived = read_json(folder / "derived.json")
+    new = publish(state, read_contracts(folder), derived)
+    for topic in derived:
+        write_atomically(folder / f"{topic}.avsc", format_schema(current_derived(state, topic)))
+    if new:
+        write_atomically(folder / "lock.json", format_lock(state))
+    return new
 
 
 def current_derived(state: dict[str, Any], topic: str) -> Schema:
@@ -91,13 +87,3 @@ def _publish(state: dict[str, Any], new: list[Contract], topic: str, schema: Sch
 def same_schema(a: Schema, b: Schema) -> bool:
     """Whether two schemas are equal as JSON text, ignoring white space and the order of keys (false is not 0, 1 is not 1.0)."""
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
-
-
-@contextmanager
-def _exclusive_lock(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

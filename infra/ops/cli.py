@@ -68,14 +68,21 @@ class LazyGroup(TyperGroup):
 app = typer.Typer(cls=LazyGroup, add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 
-@app.callback(epilog="Example: headwater up")
-def headwater(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Headwater: a first-party event stream, exactly once, with consent enforced on the way."""
-    if version:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version as installed
 
         typer.echo(installed("headwater"))
         raise typer.Exit
+
+
+@app.callback(epilog="Example: headwater up")
+def headwater(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Headwater: a first-party event stream, exactly once, with consent enforced on the way."""
 
 
 def main() -> None:

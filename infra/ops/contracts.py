@@ -9,6 +9,7 @@ import typer
 
 from infra.errors import ConfigError
 from infra.settings import Settings, load_settings
+from infra.waiting.file_lock import exclusive
 from schemas.compatibility import BreakingChange, breaking_changes, breaking_lock_changes
 from schemas.contract import Contract, ContractError, Schema
 from schemas.files import check_lock, parse_json, read_contracts, read_json, read_lock
@@ -158,7 +159,8 @@ def publish(folder: Path) -> list[Contract]:
     """Lock new versions; return them. ConfigError for a breaking change or an invalid file."""
     _refuse_breaking(folder)
     try:
-        return publish_lock(folder)
+        with exclusive(folder):
+            return publish_lock(folder)
     except ContractError as error:
         raise ConfigError(str(error)) from None
     except PermissionError as error:

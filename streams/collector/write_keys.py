@@ -1,11 +1,10 @@
 """Write keys: one or more per source, hashed at rest, reloaded when their file changes."""
 
-import fcntl
 import json
 import secrets
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from infra.errors import ConfigError
 from infra.parsing.site import site_of
 from infra.secrets import equal_in_constant_time, sha256_hex
+from infra.waiting.file_lock import exclusive
 from schemas.registry import write_atomically
 
 CHECK_S = 1.0
@@ -81,25 +81,22 @@ def create_key(file: Path, source: str, *, site: str, events_per_s: float = 5_00
         first = error.errors()[0]
         raise ConfigError(f"{first['loc'][0]}: {first['msg']}") from None
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _exclusive_lock(file):
+    with _lock(file):
         _write(file, [*read_keys(file), key])
     return clear
 
 
 def revoke_keys(file: Path, source: str) -> int:
     """Revoke all keys of a source. Returns how many of them were active."""
-    with _exclusive_lock(file):
+    with _lock(file):
         keys = read_keys(file)
         updated = [key.model_copy(update={"revoked": True}) if key.source == source else key for key in keys]
         _write(file, updated)
     return sum(before != after for before, after in zip(keys, updated, strict=True))
 
 
-@contextmanager
-def _exclusive_lock(file: Path) -> Iterator[None]:
-    with file.with_name(f".{file.name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+def _lock(file: Path) -> AbstractContextManager[None]:
+    return exclusive(file.with_name(f".{file.name}.lock"))
 
 
 def _write(file: Path, keys: list[WriteKey]) -> None:

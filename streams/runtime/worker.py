@@ -23,6 +23,7 @@ from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
+from infra.waiting.back_off import BackOff
 from schemas.registry import Registry
 from streams.runtime.counts import CellCounts
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
@@ -33,7 +34,7 @@ from streams.runtime.stage import Outcome, Output, Stage
 from streams.runtime.transport import LeasedBatch
 
 TICK_S = 1.0
-BACK_OFF_S = (0.1, 5.0)
+BACK_OFF = BackOff(0.1, 5.0)
 """First and longest pause between two tries."""
 LIMIT_WINDOW = 1_000
 """Number of recent records over which the share of dead letters is computed."""
@@ -192,15 +193,14 @@ class Worker:
     async def _handle(self, leased: LeasedBatch) -> Outcome | None:
         """Return the outcome, or None if the partition was revoked meanwhile."""
         loop = asyncio.get_running_loop()
-        pause, most = BACK_OFF_S
+        pauses = BACK_OFF.pauses()
         started = time.monotonic()
         while leased.lease.valid:
             try:
                 outcome = await loop.run_in_executor(self._stage_thread, self._in_stage_thread, leased)
             except Retryable as error:
                 self._begin_wait(error)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(most, pause * 2)
+                await asyncio.sleep(next(pauses) * random.uniform(0.5, 1.0))
             else:
                 self._end_wait()
                 self.metrics.observe("headwater_batch_seconds", time.monotonic() - started, stage=self.stage.name)

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 
 from consumers.warehouse.loader.intent import Intent
 from consumers.warehouse.topic_partition import TopicPartition
+from infra.waiting.back_off import BackOff
 
 MAX_ROWS = 50_000
 """Of one insert."""
 MAX_BYTES = 16 * 1024 * 1024
+BACK_OFF = BackOff(0.25, 10.0)
 LINGER_S = 1.0
 """An insert is due once its first record has waited this long, seconds."""
 
@@ -40,7 +42,8 @@ class PartitionBuffer:
     size: int = 0
     since: float = 0.0
     retry_at: float = 0.0
-    pause_s: float = 0.0
+    failures: int = 0
+    """Failed inserts in a row."""
     paused: bool = False
 
     def extend(self, offsets: list[int], keys: list[bytes | None], values: list[bytes], now: float) -> None:
@@ -101,14 +104,14 @@ class PartitionBuffer:
         self.size -= batch.size
         self.committed, self.since = batch.next, now
         self.in_flight, self.intent, self.uncertain, self.waiting = None, None, False, ""
-        self.retry_at = self.pause_s = 0.0
+        self.retry_at, self.failures = 0.0, 0
 
     def mark_failed(self, batch: "InsertBatch", reason: str, now: float, service: str = "") -> None:
         """Schedule another try with the same rows and token, which first checks which rows are present."""
         self.in_flight, self.intent, self.uncertain = None, batch.intent, True
         self.waiting, self.service = reason, service
-        self.pause_s = min(10.0, self.pause_s * 2 or 0.25)
-        self.retry_at = now + self.pause_s
+        self.failures += 1
+        self.retry_at = now + BACK_OFF.pause_s(self.failures)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The state folder: one `headwater up` at a time, secrets with owner-only permissions, and status files."""
 
-import fcntl
 import json
 import os
 import secrets
@@ -12,6 +11,7 @@ from typing import IO, Any
 from infra.errors import ConfigError
 from infra.ops.embedded.supervisor import Status
 from infra.settings import house_file
+from infra.waiting.file_lock import LockedElsewhere, claim
 
 FREE_BYTES = 1_000_000_000
 
@@ -28,24 +28,14 @@ class StateDir:
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             (self.path / "logs").mkdir(exist_ok=True)
-            lock = (self.path / "up.lock").open("a+")
+            self._lock = claim(self.path / "up.lock")
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path} ({error.strerror}): give another folder with --state-dir") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            other = lock.read().strip() or "unknown"
-            lock.close()
+        except LockedElsewhere as error:
             raise ConfigError(
-                f"another `headwater up` (process {other}) runs in {self.path}: stop it, or give this one a folder of its own "
-                "with --state-dir"
+                f"another `headwater up` (process {error.holder}) runs in {self.path}: stop it, or give this one a folder of "
+                "its own with --state-dir"
             ) from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        self._lock = lock
         self._remove_status_files()  # left by an `up` that was killed
         free = shutil.disk_usage(self.path).free
         if free < needed_bytes:

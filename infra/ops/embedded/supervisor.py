@@ -12,8 +12,9 @@ from enum import StrEnum
 
 from infra.errors import EXIT_CONFIG, EXIT_HALTED, ConfigError
 from infra.ops.embedded.servers.child import Child, Program, StartFailed, truncate_log
+from infra.waiting.back_off import BackOff
 
-BACK_OFF_S = (0.2, 15.0)
+BACK_OFF = BackOff(0.2, 15.0)
 STEADY_S = 30.0
 """A service that was ready this long restarts after the shortest pause."""
 PATIENT_STARTS = 4
@@ -239,8 +240,7 @@ class Supervisor:
             why = f"{why}; {cause}"
         if not self.ready and status.failures >= PATIENT_STARTS:
             raise StartFailed(f"{status.service.name} {why}, {status.failures} times:\n{status.log}")
-        shortest, longest = BACK_OFF_S
-        pause = min(longest, shortest * 2 ** (status.failures - 1))
+        pause = BACK_OFF.pause_s(status.failures)
         status.state, status.wait_until, status.child = ServiceState.PAUSING, now + pause, None
         self.print_line(status.service.name, f"{why}, starts again in {pause:.1f} s")
         self.changed(self.statuses)

@@ -20,10 +20,11 @@ from infra.ops.simulator.protocols import (
 )
 from infra.ops.simulator.truth import PERSONALIZATION, expected_outcome, expected_purposes
 from infra.ops.simulator.world.acts import DecisionRequest, Defect, Journey, SimulatedEvent, SimulatedRequest, Statement
+from infra.waiting.back_off import BackOff
 
 PATIENCE_S = 180.0
 TIMEOUT_S = 20.0
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
+BACK_OFF = BackOff(0.1, 2.0)
 
 Line = EventLine | DecisionLine
 
@@ -193,7 +194,7 @@ class Sender:
     async def _post(self, session: aiohttp.ClientSession, url: str, post: Post) -> tuple[int, bytes, int]:
         """Return (status, body, attempts); status 0 where there was no response within PATIENCE_S."""
         deadline = time.monotonic() + PATIENCE_S
-        wait, attempts, status, body = FIRST_WAIT_S, 0, 0, b""
+        attempts, status, body = 0, 0, b""
         while True:
             attempts += 1
             self.progress.requests += 1
@@ -209,8 +210,7 @@ class Sender:
             if time.monotonic() > deadline:
                 return status, body, attempts
             self.progress.retries += 1
-            await asyncio.sleep(wait * (0.5 + self._jitter.random()))
-            wait = min(LONGEST_WAIT_S, wait * 2)
+            await asyncio.sleep(BACK_OFF.pause_s(attempts) * (0.5 + self._jitter.random()))
 
     def _write(self, walk: _JourneyRun) -> None:
         for delivery in walk.deliveries.values():

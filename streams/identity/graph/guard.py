@@ -8,8 +8,9 @@ from typing import Protocol
 from infra.errors import ConfigError, Retryable
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
+from infra.waiting.back_off import BackOff
 
-BACK_OFF_S = (0.2, 5.0)
+BACK_OFF = BackOff(0.2, 5.0)
 PATIENCE_S = 30.0
 """Seconds that a starting worker waits for the graph before it passes events unresolved."""
 
@@ -72,7 +73,7 @@ class RebuildGuard:
         get_logger().warning("events pass unresolved until the identity graph is back", error=reason)
 
     def _run(self) -> None:
-        began, (pause, most), logged = time.monotonic(), BACK_OFF_S, ""
+        began, pauses, logged = time.monotonic(), BACK_OFF.pauses(), ""
         while True:
             try:
                 self._rebuild()
@@ -81,13 +82,12 @@ class RebuildGuard:
                 if str(error) != logged:
                     logged = str(error)
                     get_logger().warning("the identity graph cannot be mended yet", error=logged)
-                time.sleep(pause)
-                pause = min(most, pause * 2)
+                time.sleep(next(pauses))
             except ConfigError:
                 break  # the stage raises it too and stops the worker, as with any wrong setting
             except BaseException as error:  # the thread must not die silently; the graph stays unavailable
                 get_logger().error("the identity graph cannot be mended", exc_info=error)
-                time.sleep(most)
+                time.sleep(BACK_OFF.longest_s)
         get_logger().info("the identity graph is whole", seconds=round(time.monotonic() - began, 1))
         self._metrics.set("headwater_identity_degraded", 0)
         self._whole.set()

@@ -23,6 +23,7 @@ from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
+from infra.waiting.back_off import BackOff
 from schemas.codec import Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
@@ -32,7 +33,7 @@ ERASURE, ASKED = "erasure", "asked"
 ROOMS = ("warehouse", "bandit", "decisions")
 """Rooms that must answer each request."""
 POLL_S = 0.5
-BACK_OFF_S = (0.2, 10.0)
+BACK_OFF = BackOff(0.2, 10.0)
 """First and longest pause before a request is handled again."""
 FLUSH_S = 30.0
 COMMITTED_S = 30.0
@@ -164,7 +165,7 @@ class PrivacyRequestConsumer:
 
     def _answer(self, message: ck.Message) -> RequestAnswer | None:
         """Handle one request until it succeeds. None where no answer is needed, or where the consumer is stopped first."""
-        pause, longest = BACK_OFF_S
+        pauses = BACK_OFF.pauses()
         if message.value() is None and message.topic() == ERASURES:
             return None
         while True:
@@ -181,9 +182,8 @@ class PrivacyRequestConsumer:
                 return RequestAnswer("events.dead", key, value)
             except (Retryable, UnknownContract) as error:
                 get_logger().warning("a privacy request waits", error=str(error))
-                if self._stop.wait(pause):
+                if self._stop.wait(next(pauses)):
                     return None
-                pause = min(longest, pause * 2)
 
 
 __all__ = [

@@ -1,6 +1,7 @@
 """Every command has a help text and an example."""
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,9 @@ def test_each_help_has_an_example(words: tuple[str, ...]) -> None:
     shown = CliRunner().invoke(app, [*words, "--help"], terminal_width=200)
     assert shown.exit_code == 0, shown.output
     assert f"Example: headwater {' '.join(words)}" in " ".join(shown.output.split())
+
+
+def test_the_version_needs_no_command() -> None:
+    """`headwater --version` prints the installed version."""
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.output.strip()) == (0, version("headwater"))

@@ -3,7 +3,6 @@
 `python -m infra.ops.embedded.servers.jars VERSION` resolves another version and rewrites kafka-jars.json.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,13 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from infra.errors import ConfigError
+from infra.waiting.file_lock import exclusive
 
 LOCK_FILE = Path(__file__).with_name("kafka-jars.json")
 LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl"  # part of Kafka's own distribution; without it there is no log
@@ -71,22 +69,12 @@ def classpath() -> list[Path]:
     if missing_jars(folder, jars):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _exclusive_download(folder):
+            waiting = f"waiting for another process that downloads Kafka's jars to {folder}"
+            with exclusive(folder / ".lock", on_wait=lambda: _print(waiting)):
                 _download(version, folder, missing_jars(folder, jars))
         except OSError as error:
             raise ConfigError(f"cannot store Kafka's jars in {folder}: {error.strerror or error}") from None
     return [folder / jar.file_name for jar in jars]
-
-
-@contextmanager
-def _exclusive_download(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _print(f"waiting for another process that downloads Kafka's jars to {folder}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _download(version: str, folder: Path, jars: list[Jar]) -> None:

@@ -67,7 +67,7 @@ def test_a_failed_batch_is_doubted_and_waits_longer_each_time() -> None:
         assert buffer.intent == Intent(0, 0)
         assert not buffer.due(buffer.retry_at - 0.01)
         assert buffer.due(buffer.retry_at + 2)
-        pauses.append(buffer.pause_s)
+        pauses.append(buffer.retry_at - 2.0)
     assert pauses == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
 
 

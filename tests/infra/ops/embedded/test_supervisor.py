@@ -13,7 +13,7 @@ import pytest
 
 from infra.errors import EXIT_CONFIG, EXIT_HALTED, ConfigError
 from infra.ops.embedded.servers.child import Program, StartFailed
-from infra.ops.embedded.supervisor import BACK_OFF_S, PATIENT_STARTS, Service, ServiceState, Step, Supervisor
+from infra.ops.embedded.supervisor import BACK_OFF, PATIENT_STARTS, Service, ServiceState, Step, Supervisor
 
 RUNS = "import time; print('up', flush=True); time.sleep(600)"
 
@@ -94,7 +94,7 @@ def test_pauses_grow_up_to_a_limit(services: SupervisedServices) -> None:
     assert [line.rsplit(" in ")[-1] for line in services.lines if "starts again" in line] == ["0.2 s", "0.4 s", "0.8 s"]
     status.failures = 40
     supervisor._schedule_restart(status, "again")
-    assert f"{BACK_OFF_S[1]} s" in services.lines[-1]
+    assert f"{BACK_OFF.longest_s} s" in services.lines[-1]
 
 
 @pytest.mark.parametrize(("code", "state"), [(EXIT_HALTED, ServiceState.HALTED), (EXIT_CONFIG, ServiceState.REFUSED)])

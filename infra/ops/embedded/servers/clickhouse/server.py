@@ -6,8 +6,6 @@ are busy.
 
 import argparse
 import asyncio
-import fcntl
-import os
 import signal
 import sys
 import uuid
@@ -32,6 +30,7 @@ from infra.ops.embedded.servers.clickhouse.requests import Query, foreign_reason
 from infra.ops.embedded.servers.clickhouse.results import ResultPipe, send, send_whole, summary_header
 from infra.ops.embedded.servers.clickhouse.slots import Slots
 from infra.ops.embedded.servers.clickhouse.sql import is_select
+from infra.waiting.file_lock import LockedElsewhere, claim
 
 LOOPBACK = "127.0.0.1"
 
@@ -232,19 +231,12 @@ def _error_response(error: EngineError, headers: Mapping[str, str]) -> web.Respo
 def _lock_folder(folder: Path) -> IO[str]:
     """Lock the folder for this process. ConfigError where another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / "owner").open("a+")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        holder = lock.read().strip() or "unknown"
+        return claim(folder / "owner")
+    except LockedElsewhere as error:
         raise ConfigError(
-            f"{folder} is open in process {holder}: the engine lets one process in. Stop that one first"
+            f"{folder} is open in process {error.holder}: the engine lets one process in. Stop that one first"
         ) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
 
 
 async def _serve(folder: Path, port: int, memory_bytes: int) -> None:

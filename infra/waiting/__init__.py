@@ -1,0 +1,1 @@
+"""Waiting for others: locks between processes, and pauses before another try."""
