@@ -16,18 +16,11 @@ from rich.table import Table
 
 from bench.identity import constants as identity_constants
 from bench.identity.causes import lost_by_cause, wrong_by_cause
-from bench.identity.contenders import (
-    BATCH,
-    Advance,
-    ContenderResult,
-    capped_union,
-    labels_in_sql,
-    stage,
-    union_of_all,
-    unique_only,
-)
+from bench.identity.contenders import capped_union, labels_in_sql, union_of_all, unique_only
 from bench.identity.metrics import Score, bound, first_deliveries, score
 from bench.identity.rates import WORLDS, Rates
+from bench.identity.results import BATCH, Advance, ContenderResult
+from bench.identity.stage_contender import stage
 from bench.identity.world import IdentityWorld, WorldEvent, make_world
 
 BOUND, OURS, TIDIED, ALL, CAPPED, UNIQUE, SQL = (

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from bench.identity.contenders import Advance, ContenderStage, follow_profile
 from bench.identity.metrics import main_owners, people_by_canonical
 from bench.identity.rates import DAY_MS
+from bench.identity.results import Advance
+from bench.identity.stage_contender import ContenderStage, follow_profile
 from bench.identity.world import OWN, SECRET, START_TS, WorldEvent
 from infra.secrets import Secret
 from streams.identity.nodes import NodeKeys, node

@@ -15,7 +15,7 @@ from infra.parsing.environment import clean_environment
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("infra.ops.embedded.app:app", "Start the whole house on this machine; Ctrl-C stops it."),
     "demo": ("infra.ops.embedded.demo:app", "Start the house, simulate a day, reconcile the ledger."),
-    "doctor": ("infra.ops.doctor:app", "Check this machine and this installation, and say what to do."),
+    "doctor": ("infra.ops.doctor.app:app", "Check this machine and this installation, and say what to do."),
     "collect": ("streams.collector.app:app", "Serve the collector's HTTP doors."),
     "worker": ("streams.runtime.app:app", "Run one stream processor: consent, identity or bandit."),
     "warehouse": ("consumers.warehouse.app:app", "Load the stream into ClickHouse, exactly once."),

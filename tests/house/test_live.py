@@ -15,7 +15,7 @@ from tests.house.standing import StandingHouse, wait_until
 
 GRANTED = {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personalization": "granted"}
 DENIED = dict.fromkeys(GRANTED, "denied")
-RULES = 'events:\n  "account_*": {requires: [analytics], on_deny: drop}'
+RULES = '\nevents:\n  "account_*": {requires: [analytics], on_deny: drop}'
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def strict_house(tmp_path_factory: pytest.TempPathFactory, contracts_dir: Path) 
     folder = tmp_path_factory.mktemp("strict")
     house = StandingHouse(folder, contracts_dir)
     policy = folder / "policy.yaml"
-    policy.write_text(PACKAGED.read_text().replace("events:", RULES, 1))
+    policy.write_text(PACKAGED.read_text().replace("\nevents:", RULES, 1))
     house.environment["HEADWATER_POLICY"] = str(policy)
     house.start()
     yield house

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
@@ -11,6 +11,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from infra.errors import ConfigError
 from infra.parsing.times import parse_moment
+
+if TYPE_CHECKING:
+    from infra.ops.events.trace import EventTrace, TraceRequest
 
 QUERY_S = 300.0
 """Time limit of the search in ClickHouse."""
@@ -55,18 +58,6 @@ class SearchProgress:
         self._bar.advance(self._tasks[topic], records)
 
 
-def _read_since(since: str) -> int:
-    """Return milliseconds UTC. ConfigError where it is no past time."""
-    now_ms = int(time.time() * 1000)
-    moment = parse_moment(since, now_ms)
-    if moment is None or moment > now_ms:
-        raise ConfigError(
-            f"--since {since[:40]!r} is no past time: give an ISO time (2026-11-30T14:00, UTC unless it names a zone), or how "
-            "long ago it was (90s, 30m, 2h, 3d)"
-        )
-    return moment
-
-
 @app.command(epilog="Example: headwater events why 4f0c2a7e --since 3d")
 def why(
     event_id: Annotated[str, typer.Argument(help="The id of the event, as it was sent or as a row has it.")],
@@ -85,23 +76,13 @@ def why(
     Kafka's topics are read from --since on until the event is there; ClickHouse is asked first, and shortens the search.
     Exits 1 where the event is nowhere.
     """
-    from consumers.warehouse.store import Store
-    from infra.clients.kafka import settings_with_kafka
-    from infra.ops.events.search import TopicSearcher
     from infra.ops.events.story import as_data, tell
-    from infra.ops.events.trace import EventTracer, TraceRequest
+    from infra.ops.events.trace import TraceRequest
 
-    moment = _read_since(since)
     if not event_id.strip():
         raise ConfigError("the event id is empty")
-    settings = settings_with_kafka()
-    store = Store(settings, QUERY_S)
-    try:
-        with SearchProgress(as_json) as progress:
-            tracer = EventTracer(settings, TopicSearcher(settings, progress.advance), store)
-            trace = tracer.trace(TraceRequest(event_id.strip(), moment, to_end=read_all, decrypt=decrypt))
-    finally:
-        store.close()
+    request = TraceRequest(event_id.strip(), _past_time(since), to_end=read_all, decrypt=decrypt)
+    trace = _trace(request, quiet=as_json)
     if as_json:
         typer.echo(orjson.dumps(as_data(trace)).decode())
     else:
@@ -109,3 +90,31 @@ def why(
             typer.echo(f"{label:<13}{line}")
     if not trace.is_known:
         raise typer.Exit(1)
+
+
+def _past_time(since: str) -> int:
+    """Milliseconds UTC of the option. ConfigError."""
+    now_ms = int(time.time() * 1000)
+    moment = parse_moment(since, now_ms)
+    if moment is None or moment > now_ms:
+        raise ConfigError(
+            f"--since {since[:40]!r} is no past time: give an ISO time (2026-11-30T14:00, UTC unless it names a zone), or how "
+            "long ago it was (90s, 30m, 2h, 3d)"
+        )
+    return moment
+
+
+def _trace(request: "TraceRequest", *, quiet: bool) -> "EventTrace":
+    """Look the event up, with a display of progress. Retryable while Kafka does not answer."""
+    from consumers.warehouse.store import Store
+    from infra.clients.kafka import settings_with_kafka
+    from infra.ops.events.search import TopicSearcher
+    from infra.ops.events.trace import EventTracer
+
+    settings = settings_with_kafka()
+    store = Store(settings, QUERY_S)
+    try:
+        with SearchProgress(quiet) as progress:
+            return EventTracer(settings, TopicSearcher(settings, progress.advance), store).trace(request)
+    finally:
+        store.close()

@@ -13,6 +13,7 @@ from infra.errors import Retryable
 from infra.settings import Settings
 from schemas.codec import Record, Undecodable, decode
 from schemas.registry import Registry, UnknownContract
+from schemas.topics import DAY_MS, TOPICS
 from streams.runtime.follow import ADMIN_S, kafka_unavailable, read_ranges
 
 CLIENT = "headwater.events-why"
@@ -38,7 +39,7 @@ class EventCopy(NamedTuple):
 
 @dataclass
 class TopicSearch:
-    """What was searched, and what was there. Times are milliseconds UTC."""
+    """What was searched, and what was there. Times are milliseconds UTC; older records than the topic keeps are gone."""
 
     topic: str
     since: int
@@ -79,7 +80,10 @@ class TopicSearcher:
 
     def search(self, topic: str, since: int, match: RecordMatch, *, to_end: bool) -> TopicSearch:
         """Search a topic from `since` (milliseconds UTC) to its present end, or only to the first copy. Retryable."""
-        result = TopicSearch(topic, since, int(time.time() * 1000))
+        now_ms = int(time.time() * 1000)
+        kept_days = TOPICS[topic].retention_days
+        oldest = now_ms - kept_days * DAY_MS if kept_days else 0
+        result = TopicSearch(topic, max(since, oldest), now_ms)
         try:
             limits = offset_ranges(self._settings, [topic], since)
             offsets = sum(max(0, end - first) for first, end in limits.values())

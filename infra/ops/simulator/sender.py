@@ -10,14 +10,8 @@ import aiohttp
 import orjson
 
 from infra.ops.simulator.ledger import DecisionLine, EventLine
-from infra.ops.simulator.protocols import (
-    Answer,
-    Post,
-    SendStamp,
-    build_consent_request,
-    build_decision_request,
-    build_event_request,
-)
+from infra.ops.simulator.protocols.messages import Answer, Post, SendStamp
+from infra.ops.simulator.protocols.requests import build_consent_request, build_decision_request, build_event_request
 from infra.ops.simulator.truth import PERSONALIZATION, expected_outcome, expected_purposes
 from infra.ops.simulator.world.acts import DecisionRequest, Defect, Journey, SimulatedEvent, SimulatedRequest, Statement
 from infra.waiting.back_off import BackOff

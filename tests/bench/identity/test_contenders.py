@@ -7,18 +7,11 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from bench.identity.contenders import (
-    Advance,
-    ContenderResult,
-    capped_union,
-    follow_profile,
-    labels_in_sql,
-    stage,
-    union_of_all,
-    unique_only,
-)
+from bench.identity.contenders import capped_union, labels_in_sql, union_of_all, unique_only
 from bench.identity.metrics import Canonicals, bound, first_deliveries, score
 from bench.identity.rates import Rates
+from bench.identity.results import Advance, ContenderResult
+from bench.identity.stage_contender import follow_profile, stage
 from bench.identity.world import OWN, IdentityWorld, WorldEvent, make_world
 from streams.identity.graph.union_find import Slot
 

@@ -31,6 +31,7 @@ def pages() -> Iterator[tuple[str, ...]]:
     "words",
     [
         ("dead", "list"),
+        ("events", "why", "e-1"),
         ("consent", "verify-audit"),
         ("privacy", "status"),
         ("privacy", "verify", "user=a"),

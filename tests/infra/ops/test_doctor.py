@@ -10,8 +10,10 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from infra.ops import doctor
-from infra.ops.doctor import CheckResult, Grade, _unlisted_origins, _unmapped_signals
+from infra.ops.doctor import app as doctor
+from infra.ops.doctor import installation, machine, services
+from infra.ops.doctor.check_result import CheckResult, Grade
+from infra.ops.doctor.services import _unlisted_origins, _unmapped_signals
 from infra.settings import Settings, load_settings
 from streams.consent.policy import PACKAGED
 
@@ -25,11 +27,11 @@ def settings(tmp_path: Path) -> Settings:
 def test_this_machine_can_run_the_house(settings: Settings) -> None:
     """Python, Java, redis-server, chDB and the contracts are there."""
     looks = [
-        doctor.check_python(),
-        doctor.check_java(),
-        doctor.check_redis_binary(),
-        doctor.check_clickhouse_engine(),
-        doctor.check_contracts(settings),
+        machine.check_python(),
+        machine.check_java(),
+        machine.check_redis_binary(),
+        machine.check_clickhouse_engine(),
+        installation.check_contracts(settings),
     ]
     assert {finding.grade for finding in looks} == {Grade.OK}, looks
 
@@ -37,55 +39,55 @@ def test_this_machine_can_run_the_house(settings: Settings) -> None:
 def test_absent_jars_are_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Jars that are not there yet will be downloaded."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert doctor.check_jars().grade is Grade.WARN
+    assert machine.check_jars().grade is Grade.WARN
 
 
 def test_damaged_contracts_fail(tmp_path: Path) -> None:
     """A contracts folder without a lock file cannot work."""
-    assert doctor.check_contracts(load_settings(state_dir=tmp_path, contracts=tmp_path)).grade is Grade.FAIL
+    assert installation.check_contracts(load_settings(state_dir=tmp_path, contracts=tmp_path)).grade is Grade.FAIL
 
 
 def test_policy_grades(settings: Settings, tmp_path: Path) -> None:
     """One that names nobody is a warning, a broken one a failure."""
-    assert doctor.check_policy(settings).grade is Grade.WARN
+    assert installation.check_policy(settings).grade is Grade.WARN
     mine = tmp_path / "mine.yaml"
     mine.write_text(PACKAGED.read_text().replace('controller: ""', 'controller: "Shop Ltd, privacy@shop.example"'))
     named = load_settings(state_dir=tmp_path, policy=mine)
-    assert doctor.check_policy(named) == CheckResult("policy", Grade.OK, doctor.check_policy(named).detail)
-    assert doctor.check_policy(named).detail.endswith("of Shop Ltd, privacy@shop.example")
+    assert installation.check_policy(named) == CheckResult("policy", Grade.OK, installation.check_policy(named).detail)
+    assert installation.check_policy(named).detail.endswith("of Shop Ltd, privacy@shop.example")
     mine.write_text("nonsense")
-    assert doctor.check_policy(named).grade is Grade.FAIL
+    assert installation.check_policy(named).grade is Grade.FAIL
 
 
 def test_secret_grades(settings: Settings) -> None:
     """No secret yet is a warning; one that is too short or may be read by others is a failure."""
-    assert doctor.check_secret(settings).grade is Grade.WARN
+    assert installation.check_secret(settings).grade is Grade.WARN
     file = settings.state_dir / "secret"
     file.write_text("x" * 32)
     file.chmod(0o644)
-    assert "chmod 600" in doctor.check_secret(settings).advice
+    assert "chmod 600" in installation.check_secret(settings).advice
     file.chmod(0o600)
-    assert doctor.check_secret(settings).grade is Grade.OK
-    assert doctor.check_secret(load_settings(state_dir=settings.state_dir, secret=SecretStr("short"))).grade is Grade.FAIL
+    assert installation.check_secret(settings).grade is Grade.OK
+    assert installation.check_secret(load_settings(state_dir=settings.state_dir, secret=SecretStr("short"))).grade is Grade.FAIL
 
 
 def test_write_key_grades(settings: Settings) -> None:
     """No file is a warning, a damaged one a failure, and only keys that are not revoked count."""
-    assert doctor.check_write_keys(settings).grade is Grade.WARN
+    assert installation.check_write_keys(settings).grade is Grade.WARN
     file = settings.write_keys_file
     file.write_text("{")
-    assert doctor.check_write_keys(settings).grade is Grade.FAIL
+    assert installation.check_write_keys(settings).grade is Grade.FAIL
     file.write_text(json.dumps({"keys": [{"source": "web", "revoked": True}]}))
-    assert doctor.check_write_keys(settings).grade is Grade.WARN
+    assert installation.check_write_keys(settings).grade is Grade.WARN
     file.write_text(json.dumps({"keys": [{"source": "web", "revoked": False}]}))
-    assert doctor.check_write_keys(settings) == CheckResult("write keys", Grade.OK, "1 for web")
+    assert installation.check_write_keys(settings) == CheckResult("write keys", Grade.OK, "1 for web")
 
 
 def check_worker(state_dir: Path, up: int, **row: object) -> list[CheckResult]:
     """Return the doctor's results for one running worker."""
     worker = {"name": "consent", "state": "ready", "pid": os.getpid(), "port": 1, "restarts": 0, "log": "consent.log"} | row
     (state_dir / "services.json").write_text(json.dumps({"up": up, "services": [worker]}))
-    return list(doctor.check_house(load_settings(state_dir=state_dir)))
+    return list(services.check_house(load_settings(state_dir=state_dir)))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_what_a_worker_waits_for_is_named(tmp_path: Path, page: str, text: str, 
 
 def test_rows_of_a_clickhouse_that_is_away_are_a_warning(tmp_path: Path) -> None:
     """Without ClickHouse the check is a warning."""
-    finding = doctor.check_warehouse_rows(load_settings(state_dir=tmp_path, clickhouse="http://127.0.0.1:9"))
+    finding = services.check_warehouse_rows(load_settings(state_dir=tmp_path, clickhouse="http://127.0.0.1:9"))
     assert (finding.grade, finding.detail.startswith("not known")) == (Grade.WARN, True)
 
 
@@ -175,9 +177,9 @@ def test_command_exits_1_on_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert words.exit_code == 1
     assert "FAIL java  none" in words.output
     assert "-> install it" in words.output
-    machine = CliRunner().invoke(doctor.app, ["--json"])
-    assert machine.exit_code == 1
-    assert json.loads(machine.output) == [{"what": "java", "grade": "FAIL", "found": "none", "advice": "install it"}]
+    printed = CliRunner().invoke(doctor.app, ["--json"])
+    assert printed.exit_code == 1
+    assert json.loads(printed.output) == [{"what": "java", "grade": "FAIL", "found": "none", "advice": "install it"}]
     findings[0] = CheckResult("java", Grade.OK, "25")
     assert CliRunner().invoke(doctor.app, []).exit_code == 0
 

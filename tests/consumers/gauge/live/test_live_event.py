@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from consumers.gauge.live.command import format_event, read_messages
+from consumers.gauge.live.command import app, format_event, read_messages
 from consumers.gauge.live.live_event import LiveEvent, LiveFilter, LiveState, parse_filter, read_rulings
+from infra.ops.embedded.ports import free_port
 
 TIME_MS = 1_800_000_000_123
 PLAIN = LiveEvent(LiveState.RESOLVED, TIME_MS, "e-1", "purchase", "web-de", outcome="pass", row="1:4")
@@ -75,6 +77,13 @@ def test_a_line_says_time_source_name_marks_fate_reasons_and_problems() -> None:
     assert "dead letter 0:3 of collector" in format_event(LETTER.as_data())
     assert "waits for consent" in format_event(PLAIN._replace(state=LiveState.WAITING, waits_for="consent").as_data())
     assert "left out" in format_event(PLAIN._replace(state=LiveState.LEFT_OUT).as_data())
+
+
+def test_a_gauge_that_is_away_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its address."""
+    url = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("HEADWATER_GAUGE_URL", url)
+    assert f"the gauge at {url} does not answer" in str(CliRunner().invoke(app, []).exception)
 
 
 def test_messages_are_read_from_the_stream() -> None:

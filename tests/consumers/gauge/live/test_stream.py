@@ -44,8 +44,8 @@ class ListedSource:
 class Installation:
     """A gauge and its sources."""
 
-    def __init__(self, session: ClientSession, server: TestServer, hub: ListenerHub, sources: list[ListedSource]) -> None:
-        self.session, self.server, self.hub, self.sources = session, server, hub, sources
+    def __init__(self, session: ClientSession, hub: ListenerHub, sources: list[ListedSource]) -> None:
+        self.session, self.hub, self.sources = session, hub, sources
 
     async def listen(self, **query: str) -> ClientResponse:
         """A listener that is told of all that comes."""
@@ -72,7 +72,7 @@ def visit(visitor: Callable[[Installation], Awaitable[None]]) -> None:
         hub = ListenerHub(open_source)
         application = GaugeApi(Dashboard(30), Page(10, 30), TOKEN, hub=hub).app()
         async with TestServer(application) as server, ClientSession(server.make_url("/")) as session:
-            await visitor(Installation(session, server, hub, sources))
+            await visitor(Installation(session, hub, sources))
 
     asyncio.run(asyncio.wait_for(run(), 30))
 

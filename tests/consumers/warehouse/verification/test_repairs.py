@@ -21,8 +21,8 @@ from consumers.warehouse.verification.schedule import VerificationThread
 from consumers.warehouse.verifying import verify, verify_new
 from infra.clients.kafka import admin
 from infra.errors import ConfigError
-from infra.ops import doctor
-from infra.ops.doctor import Grade
+from infra.ops.doctor import services
+from infra.ops.doctor.check_result import Grade
 from infra.ops.embedded.ports import free_port
 from infra.ops.embedded.probes import http_get
 from infra.settings import Settings
@@ -113,7 +113,7 @@ def test_a_hole_is_found_by_the_hourly_run_and_filled_by_replay(filled: Plant, r
         series = {"topic": "events.resolved", "kind": "missing"}
         assert metrics.registry.get_sample_value("headwater_verification_wrong_rows", series) == 7
         assert wrong(verify_new(filled.settings)), "what is wrong is looked at again"
-        finding = doctor.check_warehouse_rows(filled.settings)
+        finding = services.check_warehouse_rows(filled.settings)
         assert (finding.grade, "replay" in finding.advice) == (Grade.FAIL, True)
         command_result = run("replay", "--from", "1h", "--json")
         assert command_result.exit_code == 0, command_result.output
@@ -125,7 +125,7 @@ def test_a_hole_is_found_by_the_hourly_run_and_filled_by_replay(filled: Plant, r
     assert set(faults(filled).values()) == {0}
     assert filled.count("count()") == before + 39, "the erased row stays away"
     assert filled.count("count() = uniqExact(_partition, _offset)") == 1
-    assert doctor.check_warehouse_rows(filled.settings).grade is Grade.OK
+    assert services.check_warehouse_rows(filled.settings).grade is Grade.OK
     assert json.loads(run("replay", "--from", "0", "--topic", "events.resolved", "--json").stdout)["filled"] == 0
 
 
@@ -285,7 +285,7 @@ def test_offsets_that_kafka_no_longer_has_are_unverifiable_and_never_ok(filled: 
     filled.store.command("INSERT INTO headwater.events SELECT * FROM headwater.events WHERE _partition = 3 AND _offset = 20")
     results = [result for result in verify_new(filled.settings) if (result.topic, result.partition) == ("events.resolved", 3)]
     assert [(result.unverifiable, result.duplicates, result.missing) for result in results] == [(low, 1, 0)]
-    assert doctor.check_warehouse_rows(filled.settings).grade is Grade.FAIL
+    assert services.check_warehouse_rows(filled.settings).grade is Grade.FAIL
     assert run("dedupe", "--topic", "events.resolved").exit_code == 0
     assert set(faults(filled).values()) == {0}
     checks = {check.topic: (check.unverifiable, check.faults) for check in read_row_checks(filled.settings)}
@@ -304,7 +304,7 @@ def test_a_loss_that_retention_passes_stays_reported_until_it_is_accepted(filled
         future.result(30)
     verify_new(filled.settings)
     assert sum(faults(filled).values()) > 0
-    assert doctor.check_warehouse_rows(filled.settings).grade is Grade.FAIL
+    assert services.check_warehouse_rows(filled.settings).grade is Grade.FAIL
     assert run("verify", "--accept-losses").exit_code == 0
     assert sum(faults(filled).values()) == 0
 

@@ -3,7 +3,8 @@
 import hashlib
 from collections import defaultdict
 
-from infra.ops.simulator.protocols import PURPOSES, consent_signals
+from infra.ops.simulator.protocols.requests import PURPOSES
+from infra.ops.simulator.protocols.signals import consent_signals
 from infra.ops.simulator.truth import ANALYTICS
 from infra.ops.simulator.world.acts import SimulatedEvent, Statement
 from infra.ops.simulator.world.memory import CHOICE_EVENT, identifiers_of

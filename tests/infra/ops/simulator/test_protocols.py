@@ -6,13 +6,9 @@ import orjson
 import pytest
 
 from infra.ops.simulator.marks import MarkerScan, event_id
-from infra.ops.simulator.protocols import (
-    SendStamp,
-    build_consent_request,
-    build_decision_request,
-    build_event_request,
-    consent_signals,
-)
+from infra.ops.simulator.protocols.messages import SendStamp
+from infra.ops.simulator.protocols.requests import build_consent_request, build_decision_request, build_event_request
+from infra.ops.simulator.protocols.signals import consent_signals
 from infra.ops.simulator.world.acts import (
     DOORS,
     DecisionRequest,

@@ -1,0 +1,1 @@
+"""`headwater doctor`: checks of this machine, this installation and the running services."""

@@ -1,0 +1,1 @@
+"""Requests by each protocol's public documentation."""
