@@ -9,8 +9,8 @@ from streams.bandit.token import DecisionRef, verify
 AHEAD_MS = 300_000
 """Milliseconds by which a decision's clock may be ahead of the collector's."""
 
-Verdict = Literal["exposure", "reward", "other", "no_decision", "forged", "unknown_experiment", "out_of_window"]
-"""`forged`: a token that this installation did not sign, or one from the future."""
+Verdict = Literal["exposure", "reward", "other", "no_decision", "forged", "unknown_experiment", "out_of_window", "imported"]
+"""`forged`: a token that this installation did not sign, or one from the future. `imported`: history, which answers none."""
 
 
 class JoinResult(NamedTuple):

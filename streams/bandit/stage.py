@@ -5,17 +5,18 @@ It has two inputs in one group. `events.resolved` is joined without state: event
 partition, also when profiles were merged in between; there they are counted once, from that partition's state.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from infra.errors import Retryable
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
-from schemas.codec import HeadReader, Record, Undecodable, UnknownContract, decode, encode
+from schemas.codec import HEADER_BYTES, HeadReader, Record, Undecodable, UnknownContract, decode, encode, schema_id
+from schemas.fast.flag_reader import flag_reader
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue
 from streams.bandit.counting import Changes, CountedOutcome, Counting
-from streams.bandit.join import join
+from streams.bandit.join import JoinResult, join
 from streams.bandit.snapshots.publisher import Publisher
 from streams.bandit.statistics import HOUR_MS, CellKey, StatsRecord
 from streams.runtime.privacy.request_consumer import ACKS, REQUESTS, ack_record
@@ -26,6 +27,7 @@ EXPERIMENTS, STATS, UNITS, SNAPSHOTS = "bandit.experiments", "bandit.stats", "ba
 
 FORGOTTEN = "nothing to do: decisions and sums are kept, and no ids of persons"
 HORIZON_KEY = b"horizon"
+IMPORT = JoinResult("imported")
 SLACK_MS = 86_400_000
 """Milliseconds for which a decision is remembered after its window, for late events."""
 PUBLISHER_PARTITION = 0
@@ -49,7 +51,16 @@ class BanditStage:
         self._metrics = metrics
         self._catalogue = Catalogue(registry)
         self._head = HeadReader(registry, "event_ts")
+        self._import_flags: dict[bytes, Callable[[bytes], bool]] = {}
+        """By header."""
         self._countings: dict[int, Counting] = {}
+
+    def _is_imported(self, value: bytes) -> bool:
+        header = value[:HEADER_BYTES]
+        read = self._import_flags.get(header)
+        if read is None:
+            read = self._import_flags[header] = flag_reader(self._registry.by_id(schema_id(value)), "imported")
+        return read(value)
 
     # -- batches
 
@@ -74,7 +85,7 @@ class BanditStage:
             outcome.passed += 1
             if event["heartbeat"]:
                 continue
-            verdict, record = join(self._token_key, self._catalogue, event)
+            verdict, record = IMPORT if self._is_imported(value or b"") else join(self._token_key, self._catalogue, event)
             if record is not None:
                 outcomes.append((record["decision_id"].encode(), encode(contract, record), BY_KEY))
             minute = event["collector_ts"] // 60_000 * 60_000

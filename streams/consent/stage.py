@@ -207,7 +207,8 @@ class ConsentStage:
                     self._queue_event(progress, at, cache, context, head)
                 elif decision.passes:
                     written((key, value.replace(cache.header, decision.prefix, 1), BY_KEY))
-                    counted((context, decision.key, head[3] // MINUTE_MS))
+                    key_of_outcome = decision.imported_key if cache.is_imported(value) else decision.key
+                    counted((context, key_of_outcome, head[3] // MINUTE_MS))
                 else:
                     redactor.defer_redaction(at, cache, context, decision, head[3] // MINUTE_MS)
             except Undecodable as error:
@@ -285,7 +286,8 @@ class ConsentStage:
         if decision.passes:
             value = progress.batch.values[at] or b""
             progress.redactor.written.append((key, value.replace(cache.header, decision.prefix, 1), BY_KEY))
-            progress.redactor.counted.append((context, decision.key, time // MINUTE_MS))
+            counted = decision.imported_key if cache.is_imported(value) else decision.key
+            progress.redactor.counted.append((context, counted, time // MINUTE_MS))
         else:
             progress.redactor.defer_redaction(at, cache, context, decision, time // MINUTE_MS)
 

@@ -57,16 +57,23 @@ ADDRESSES = frozenset(
 """Addresses that people type to get past a form."""
 MAILBOXES = frozenset(
     {
-        "anonymous", "anonym", "asdf", "asdfasdf", "changeme", "donotreply", "dummy", "emailaddress", "example", "fake",
-        "fakeemail", "foo", "foobar", "invalid", "mailerdaemon", "missing", "nobody", "noemail", "nomail", "none",
-        "noreply", "noreplay", "notavailable", "notset", "notprovided", "null", "placeholder", "qwerty", "sample", "test",
-        "tester", "testing", "testemail", "testmail", "testuser", "undefined", "unknown", "unknownuser", "youremail",
+        "anonymised", "anonymized", "anonymous", "anonym", "asdf", "asdfasdf", "changeme", "deleted", "deleteduser",
+        "donotreply", "dummy", "emailaddress", "example", "fake", "fakeemail", "foo", "foobar", "guest", "guestcheckout",
+        "guestuser", "invalid", "keineemail", "keinemail", "missing", "nobody", "noemail", "noname", "nomail", "none",
+        "noreply", "noreplay", "notavailable", "notset", "notprovided", "null", "placeholder", "qwerty", "redacted", "removed",
+        "sample", "test", "tester", "testing", "testemail", "testmail", "testuser", "undefined", "unknown", "unknownuser",
+        "youremail",
+        # mailboxes of servers and their operators (RFC 2142): never one customer's
+        "abuse", "bounce", "bounces", "daemon", "hostmaster", "mailerdaemon", "postmaster", "root", "webmaster",
     }
 )  # fmt: skip
 """Local parts, letters and digits only, that are nobody's at any domain."""
 TYPED = frozenset(
-    {"abc", "abcd", "asd", "qwe", "qwer", "qwert", "qwertz", "azerty", "yxc", "zxc", "123", "1234", "12345", "ab", "aaa"}
-)
+    {
+        "abc", "abcd", "asd", "qwe", "qwer", "qwert", "qwertz", "azerty", "yxc", "zxc", "123", "1234", "12345", "ab", "aaa",
+        "aucun", "geen", "kein", "keine", "leer", "name", "nein", "nessuno", "niemand", "ninguno", "nix", "non", "nope",
+    }
+)  # fmt: skip
 """Nobody's where the mailbox equals the domain's name, as in `qwe@qwe.de`."""
 RESERVED = (
     "example.com",
@@ -89,10 +96,11 @@ HASHES = ("md5", "sha1", "sha256", "sha512")
 
 _TEMPLATE = re.compile(
     r"\{\{|\$\{|#\{|<%|\[%|\{%|%%[^%]+%%|\[\[|@@[^@]+@@|\*\|[^|]+\|\*|%7b%7b|\$%7b|&lt;%|\[object\b"
+    r"|%\{[^{}]+\}|%\([a-z_][^()]*\)[sd]|\\\{[^{}]+\}|(?:&lt;|%7b|%3c|%5b)[a-z_. ]+(?:&gt;|%7d|%3e|%5d)"
     r"|^(?:function\b|\(\) ?=>|class\b.*\{)"
 )
 _WHOLE_TEMPLATE = re.compile(
-    r"(?:\{[^{}]*\}|\[[^\[\]]*\]|<[^<>]*>|%[a-z_.]{2,}%|\$[a-z_.]+\$?|__[a-z_]+__|:[a-z_]+:?)",
+    r"(?:\{[^{}]*\}|\[[^\[\]]*\]|<[^<>]*>|%[a-z_.]{2,}%|\$[a-z_.]+\$?|__[a-z_]+__|:[a-z_]+:?|%[sdif])",
 )
 _SEPARATORS = re.compile(r"[\W_]+")
 _EDGES = re.compile(r"^[\W_]+|[\W_]+$")
@@ -102,6 +110,8 @@ _PLAIN = re.compile(r"[a-z0-9._:-]*[2-9][a-z0-9._:-]*")
 _RESERVED_ENDS = tuple(f".{domain}" for domain in RESERVED)
 _TEST_MAILBOX = re.compile(r"^test(?:er|ing|user|mail|email|account|e)?[0-9]*$")
 _ENCODED = (("&quot;", '"'), ("&#34;", '"'), ("&#39;", "'"), ("%22", '"'), ("%27", "'"), ("%20", " "), ("\\u0000", ""))
+_ROUNDED = re.compile(r"-?[0-9](?:[.,][0-9]+)?e\+[0-9]+")
+"""How programs and spreadsheets write a long number after its last digits are lost."""
 SHORTEST_RUN = 8
 """Equal letters or digits that are padding and no id."""
 LONGEST_PHRASE = 64
@@ -143,7 +153,7 @@ LITERALS = SAMPLES | ADDRESSES | digests(spellings())
 def is_junk(value: str) -> bool:
     """Return whether an id of a user, a device or a browser is nobody's. `value`: trimmed."""
     lower = value.lower()
-    if lower in LITERALS or lower in WORDS:
+    if lower in LITERALS or lower in WORDS or ("e+" in lower and _ROUNDED.fullmatch(lower)):
         return True
     if _PLAIN.fullmatch(lower):
         lower = lower.strip("._:-")
@@ -177,12 +187,12 @@ def is_junk_address(local: str, domain: str) -> bool:
     address = f"{local}@{domain}"
     if address in ADDRESSES:
         return True
-    box = _SEPARATORS.sub("", local.partition("+")[0])
+    box = _joined(local.partition("+")[0])
     if not box.strip("0") or box in MAILBOXES or _TEST_MAILBOX.match(box):
         return True
     if box in RESERVED_MAILBOXES and f".{domain}".endswith(_RESERVED_ENDS):
         return True
-    label = domain.partition(".")[0]
+    label = _joined(domain.partition(".")[0])
     return box == label and (box in WORDS or box in TYPED or len(set(box)) == 1)
 
 
@@ -192,11 +202,21 @@ def is_junk_number(digits: str) -> bool:
     return len(set(rest)) < 2 or rest in "12345678901234567890" or rest in "09876543210987654321"
 
 
+def is_template(value: str) -> bool:
+    """Return whether the whole text is an unfilled template variable."""
+    return _WHOLE_TEMPLATE.fullmatch(value.lower()) is not None
+
+
 def has_template(value: str) -> bool:
     """Return whether the text contains an unfilled template variable or an object written as text."""
     return _TEMPLATE.search(value.lower()) is not None
 
 
+def _joined(text: str) -> str:
+    """Return the letters and digits of a text."""
+    return _SEPARATORS.sub("", text)
+
+
 def _is_run(plain: str) -> bool:
-    plain = _SEPARATORS.sub("", plain)
+    plain = _joined(plain)
     return len(plain) >= SHORTEST_RUN and len(set(plain)) == 1

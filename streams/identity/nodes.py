@@ -20,7 +20,7 @@ import phonenumbers
 
 from infra.secrets import Secret
 from infra.settings import Settings
-from streams.identity.junk import has_template, is_junk, is_junk_address, is_junk_number
+from streams.identity.junk import has_template, is_junk, is_junk_address, is_junk_number, is_template
 
 TIERS: Mapping[str, str] = {"user": "0", "device": "1", "cookie": "2", "email": "3", "phone": "3"}
 """Identifier type -> tier digit."""
@@ -54,6 +54,8 @@ _UUID = re.compile(r"^(?:urn:uuid:)?(\{)?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f
 _DIGEST = re.compile(r"^(?:[0-9A-F]{32}|[0-9A-F]{40}|[0-9A-F]{64})$")
 
 MAX_LENGTH = 512
+EXACT_FLOATS = 2**53
+"""Below it each integer is a float of its own (IEEE 754)."""
 
 
 def normalise(kind: str, value: str, region: str = "") -> str | None:
@@ -74,6 +76,21 @@ def normalise(kind: str, value: str, region: str = "") -> str | None:
     if kind == "phone":
         return _phone(value, region)
     return _opaque(value)
+
+
+def identifier_text(value: str | float) -> str:
+    """Return an identifier that was sent as JSON as text; empty where it is a number that may have lost digits.
+
+    A parser gives integers exactly, and every other number as a float: a fraction, such as the `1122334455.1690000021` of a
+    browser's client id, or an integer beyond 2**53 is rounded, so that it may be the id of another visitor.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return ""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < EXACT_FLOATS else ""
+    return str(value)
 
 
 def _opaque(value: str) -> str | None:
@@ -107,7 +124,7 @@ def _email(value: str) -> str | None:
     """Normalise an address to lower case, its domain to ASCII (RFC 5891). Dots and tags of the local part stay."""
     if "@" not in value and "%40" in value:
         value = unquote(value)
-    if has_template(value):
+    if has_template(value) or is_template(value.partition("@")[0]):
         return None
     value = value.lower() if value.isascii() else unicodedata.normalize("NFC", value.translate(_FULL_WIDTH).lower())
     before = None

@@ -16,6 +16,7 @@ import numpy as np
 
 from infra.errors import Retryable
 from schemas.codec import HEADER_BYTES, HeadReader, Record, Undecodable, UnknownContract, schema_id
+from schemas.fast.flag_reader import flag_reader
 from schemas.fast.flat_encoder import flat_encoder
 from schemas.fast.head_columns import MIN_BATCH, HeadColumns
 from schemas.fast.head_slicer import HeadSlicer
@@ -23,7 +24,7 @@ from schemas.fast.primitives import read_long
 from schemas.registry import Registry
 from streams.identity.graph.identifier_set import IdentifierSet
 from streams.identity.graph.store import LONGEST_CLAIM, shorten_claim
-from streams.runtime.stage import Batch, CountCell, Outcome
+from streams.runtime.stage import IMPORTED, Batch, CountCell, Outcome
 
 CONSENTED, RESOLVED = "events.consented", "events.resolved"
 ANALYTICS = 1
@@ -37,6 +38,7 @@ MAX_CACHED_SETS = 50_000
 """Of one of two generations; about 1 KB each."""
 LAST_FIELD = "identifiers"
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 is_node = re.compile(r"[0-3][0-9a-f]{32}").fullmatch
@@ -59,8 +61,15 @@ class EventOrigin:
     event_name: str
     source: str
     heartbeat: bool
+    imported: bool
+    """Such events are history, counted apart from the present volume."""
     claims: bytes
-    """Prefix of the claim names: the source."""
+    """Prefix of the claim names: source and event name, because a purchase and its refund may carry one id."""
+
+    def cell(self, minute: int, outcome: str) -> CountCell:
+        """Return the cell that counts its events of a minute since 1970 with an outcome."""
+        counted = f"{IMPORTED}{outcome}" if self.imported else outcome
+        return CountCell(minute * MINUTE_MS, self.source, self.event_name, counted)
 
 
 class IdentityEvent(NamedTuple):
@@ -79,7 +88,7 @@ class IdentityEvent(NamedTuple):
 
     def cell(self, outcome: str) -> CountCell:
         """Return the cell that counts this event with an outcome."""
-        return CountCell(self.collector_ts // MINUTE_MS * MINUTE_MS, self.origin.source, self.origin.event_name, outcome)
+        return self.origin.cell(self.collector_ts // MINUTE_MS, outcome)
 
 
 _as_event: Callable[[Any], IdentityEvent] = partial(tuple.__new__, IdentityEvent)
@@ -142,12 +151,13 @@ class _HeadDecoder:
         self._field_indexes = [
             contract.names.index(name) for name in ("consent_purposes", "event_id", "heartbeat", "collector_ts", LAST_FIELD)
         ]
+        self._is_imported = flag_reader(contract, "imported")
         self._slicer = HeadSlicer(contract, LAST_FIELD)
         self._columns = HeadColumns(contract, LAST_FIELD)
         self._reader = HeadReader(registry, LAST_FIELD)
         self._column_encoder = flat_encoder(resolved.columns(), resolved.header)
         self._consents: OrderedDict[bytes, Consent] = OrderedDict()
-        self._origins: OrderedDict[bytes, EventOrigin] = OrderedDict()
+        self._origins: OrderedDict[tuple[bytes, bool], EventOrigin] = OrderedDict()
         self._younger: dict[bytes, IdentifierSet] = {}
         self._older: dict[bytes, IdentifierSet] = {}
         self._nobody = IdentifierSet((), self._column_encoder)
@@ -182,12 +192,13 @@ class _HeadDecoder:
     def _events(self, rows: Iterable[tuple[int, tuple[Any, ...]]], on_error: OnUndecodable) -> list[IdentityEvent]:
         events: list[IdentityEvent] = []
         consents, origins, identifier_sets = self._consents.get, self._origins.get, self._younger.get
+        is_imported = self._is_imported
         for position, (value, purposes_end, id_at, id_end, origin_end, clock, nodes_at, nodes_end) in rows:
             try:
                 encoded = value[:purposes_end]
                 purposes, anonymised, linkable = consents(encoded) or self._decode_consent(encoded, value)
-                encoded = value[id_end:origin_end]
-                origin = origins(encoded) or self._decode_origin(encoded, value)
+                names = (value[id_end:origin_end], is_imported(value))
+                origin = origins(names) or self._decode_origin(names, value)
                 event_id = value[id_at:id_end]
                 if not event_id.isascii():
                     event_id = self._head(value)["event_id"].encode()
@@ -215,15 +226,11 @@ class _HeadDecoder:
         consent = Consent(purposes, head["consent_outcome"] == "anonymise", bool(purposes & ANALYTICS))
         return _remember(self._consents, MAX_CACHED_TEXTS, encoded, consent)
 
-    def _decode_origin(self, encoded: bytes, value: bytes) -> EventOrigin:
+    def _decode_origin(self, names: tuple[bytes, bool], value: bytes) -> EventOrigin:
         head = self._head(value)
-        source = head["source"]
-        return _remember(
-            self._origins,
-            MAX_CACHED_TEXTS,
-            encoded,
-            EventOrigin(head["event_name"], source, head["heartbeat"], source.encode() + b":"),
-        )
+        source, event_name = head["source"], head["event_name"]
+        origin = EventOrigin(event_name, source, head["heartbeat"], names[1], f"{source}:{event_name}\0".encode())
+        return _remember(self._origins, MAX_CACHED_TEXTS, names, origin)
 
     def _cached_identifiers(self, encoded: bytes, value: bytes) -> IdentifierSet:
         """Return a set that is not in the younger generation of the cache, and move it there."""
@@ -244,7 +251,7 @@ class _HeadDecoder:
         return IdentifierSet(tuple(nodes), self._column_encoder) if nodes else self._nobody
 
 
-def _remember(cache: OrderedDict[bytes, T], limit: int, encoded: bytes, value: T) -> T:
+def _remember(cache: OrderedDict[K, T], limit: int, encoded: K, value: T) -> T:
     if len(cache) >= limit:
         cache.popitem(last=False)
     cache[encoded] = value

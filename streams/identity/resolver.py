@@ -17,7 +17,7 @@ from streams.identity.nodes import Alias
 from streams.identity.reading import DAY_MS, MINUTE_MS, RESOLVED, BatchReader, EventOrigin, IdentityEvent
 from streams.identity.recent import RecentEvents
 from streams.identity.refusals.handover import Handover
-from streams.runtime.stage import BY_KEY, Batch, CountCell, Outcome, Output
+from streams.runtime.stage import BY_KEY, Batch, Outcome, Output
 
 DUPLICATE, ERASURE = "DUPLICATE", "ERASED"
 
@@ -145,7 +145,7 @@ class Resolver:
         outcome.out.setdefault(RESOLVED, []).extend(rows)
         for (minute, origin, state), n in Counter(cells).items():
             if not origin.heartbeat:
-                outcome.counts[CountCell(minute * MINUTE_MS, origin.source, origin.event_name, state)] += n
+                outcome.counts[origin.cell(minute, state)] += n
         outcome.passed = len(rows)
 
     def _emit_slots(

@@ -41,6 +41,10 @@ class DeadRecord(NamedTuple):
     detail: str
 
 
+IMPORTED = "imported:"
+"""Before the outcome of an imported event in `stream.counts`: history is no part of the volume of the minute it arrives in."""
+
+
 class CountCell(NamedTuple):
     """The key of a count in `stream.counts`. `minute`: start of the minute of collector time, milliseconds UTC."""
 

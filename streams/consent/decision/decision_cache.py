@@ -11,6 +11,7 @@ from itertools import count
 from typing import NamedTuple
 
 from schemas.codec import Record
+from schemas.fast.flag_reader import flag_reader
 from schemas.fast.flat_encoder import flat_record_encoder
 from schemas.registry import Contract
 from streams.consent.decision.decide import Action, ConsentDecision, decide, evidence_hash, exempt
@@ -21,6 +22,7 @@ from streams.consent.ledger.ledger import DAY_MS, DENIED, GRANTED, StateValue, d
 from streams.consent.policy import Policy, Regime
 from streams.consent.redaction.click_ids import ClickIds
 from streams.consent.redaction.fast import Rewriter
+from streams.runtime.stage import IMPORTED
 
 MAX_CONTEXTS = 4_096
 MAX_SIGNAL_SETS = 16_384
@@ -65,7 +67,7 @@ class OutcomeKey:
 
     decision: ConsentDecision
     outcome: str
-    """The action; `dropped:<reason>` for a drop."""
+    """The action; `dropped:<reason>` for a drop; behind `imported:` for an imported event."""
     reasons: str
     fingerprint: Dimensions
     """Of the consent platform, without the site."""
@@ -81,6 +83,8 @@ class EncodedDecision:
     """A decision, and the bytes that are written for it."""
 
     key: OutcomeKey
+    imported_key: OutcomeKey
+    """The same for imported events, which are no part of the present volume."""
     decision: ConsentDecision
     prefix: bytes
     """Header and consent columns, encoded."""
@@ -153,12 +157,13 @@ class DecisionCache:
     def __init__(self, raw: Contract, consented: Contract, policy: Policy, reader: SignalReader) -> None:
         self.header = raw.header
         self.head = EventHeadReader(raw)
+        self.is_imported = flag_reader(raw, "imported")
         self.rewriter = Rewriter(raw, policy, ClickIds(policy.click_ids))
         self._policy = policy
         self._reader = reader
         self._encode = flat_record_encoder(consented.columns(), consented.header)
         self._rules: dict[str, int] = {}
-        self._outcome_keys: dict[tuple[ConsentDecision, EvidenceMarks, bool], OutcomeKey] = {}
+        self._outcome_keys: dict[tuple[ConsentDecision, EvidenceMarks, bool, str], OutcomeKey] = {}
         self.contexts: dict[bytes, EventContext] = {}
         """By encoded names."""
         self.signals: OrderedDict[tuple[int, bytes], EventSignals] = OrderedDict()
@@ -263,6 +268,7 @@ class DecisionCache:
         key = self._outcome_key(decision, signals.evidence, context.heartbeat)
         return EncodedDecision(
             key,
+            self._outcome_key(decision, signals.evidence, context.heartbeat, IMPORTED),
             key.decision,
             self._encode(self._consent_columns(key, signals)),
             passes=decision.action is Action.PASS and not context.heartbeat,
@@ -271,16 +277,18 @@ class DecisionCache:
             settled=all(ruling.reason is not ConsentReason.NO_SIGNAL for ruling in decision.rulings),
         )
 
-    def _outcome_key(self, decision: ConsentDecision, evidence: SignalEvidence, heartbeat: bool) -> OutcomeKey:
+    def _outcome_key(
+        self, decision: ConsentDecision, evidence: SignalEvidence, heartbeat: bool, origin: str = ""
+    ) -> OutcomeKey:
         marks = (evidence.fingerprint, evidence.unmapped[:MAX_UNMAPPED], evidence.unreadable_sections)
-        key = self._outcome_keys.get((decision, marks, heartbeat))
+        key = self._outcome_keys.get((decision, marks, heartbeat, origin))
         if key is None:
             if len(self._outcome_keys) >= MAX_OUTCOME_KEYS:
                 self._outcome_keys.clear()
             action, reason = decision.action.value, decision.drop_reason
             outcome = action if reason is None else f"dropped:{reason}"
-            key = OutcomeKey(decision, outcome, decision.reasons, *marks, heartbeat)
-            self._outcome_keys[decision, marks, heartbeat] = key
+            key = OutcomeKey(decision, origin + outcome, decision.reasons, *marks, heartbeat)
+            self._outcome_keys[decision, marks, heartbeat, origin] = key
         return key
 
     def _consent_columns(self, key: OutcomeKey, signals: EventSignals) -> Record:

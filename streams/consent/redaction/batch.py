@@ -46,7 +46,7 @@ class BatchRedactor:
     ) -> None:
         """Keep a place among what is written for the event at this position of the batch; a dropped one is only counted."""
         if decision.drops:
-            self.counted.append((context, decision.key, minute))
+            self._count(cache, context, decision, minute, self._batch.values[at] or b"")
             return
         redactions = self._anonymised if decision.anonymises else self._stripped
         redactions.setdefault(cache, []).append(Redaction(len(self.written), at, context, decision, minute))
@@ -66,7 +66,7 @@ class BatchRedactor:
         data = rewriter.anonymise_many(values, ids)
         for redaction, value, new_id, datum in zip(redactions, values, ids, data, strict=True):
             try:
-                self._write(redaction, new_id.encode(), datum or rewriter.anonymise(value, new_id))
+                self._write(cache, redaction, value, new_id.encode(), datum or rewriter.anonymise(value, new_id))
             except Undecodable as error:
                 self._outcome.dead_letter(redaction.at, str(error), self._now)
 
@@ -83,11 +83,15 @@ class BatchRedactor:
             if not mask & BITS["analytics"] and not redaction.decision.key.heartbeat:
                 # The key is a pseudonym, and pseudonyms belong to analytics.
                 key = self._ids.of(self._batch.offsets[redaction.at]).encode()
-            self._write(redaction, key, datum)
+            self._write(cache, redaction, value, key, datum)
 
-    def _write(self, redaction: Redaction, key: bytes | None, datum: bytes) -> None:
+    def _write(self, cache: DecisionCache, redaction: Redaction, value: bytes, key: bytes | None, datum: bytes) -> None:
         self.written[redaction.position] = (key, redaction.decision.prefix + datum, BY_KEY)
-        self.counted.append((redaction.context, redaction.decision.key, redaction.minute))
+        self._count(cache, redaction.context, redaction.decision, redaction.minute, value)
+
+    def _count(self, cache: DecisionCache, context: EventContext, decision: EncodedDecision, minute: int, value: bytes) -> None:
+        key = decision.imported_key if cache.is_imported(value) else decision.key
+        self.counted.append((context, key, minute))
 
 
 __all__ = ["BatchRedactor", "Redaction"]

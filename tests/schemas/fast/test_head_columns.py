@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from schemas.codec import HEADER_BYTES, encode
 from schemas.contract import Contract
 from schemas.fast.head_columns import Columns, HeadColumns
+from schemas.fast.head_slicer import HeadSlicer
 from tests.schemas.fast.test_head_slicer import HEADS, LAST, RAW, REGISTRY, REST, SLICER
 
 COLUMNS = HeadColumns(RAW, LAST)
@@ -78,3 +79,24 @@ def test_heads_with_unions_are_all_named() -> None:
     columns = HeadColumns(contract, "b").read([encode(contract, {"a": "x", "b": n}) for n in range(3)])
     assert columns.sound.tolist() == [False] * 3
     assert len(columns.ends) == len(columns.begins) == 2
+
+
+WHOLE = HeadColumns(RAW, RAW.names[-1])
+WHOLE_SLICER = HeadSlicer(RAW, RAW.names[-1])
+ITEM = st.dictionaries(st.text(max_size=5), st.text(max_size=80), max_size=4)
+
+
+@given(st.lists(st.lists(ITEM, max_size=70), min_size=1, max_size=4), st.data())
+def test_arrays_of_maps_are_read_as_alone(arrays: list[list[dict[str, str]]], data: st.DataObject) -> None:
+    """Events with products are read among others, however many there are; a truncated one is flagged alone."""
+    head = {"event_id": "e", "event_name": "n", "source": "s", "site": "", "heartbeat": True, "collector_ts": 1,
+            "region": "", "signals": {}, "identifiers": [], **REST}  # fmt: skip
+    values = [encode(RAW, {**head, "items": items, "imported": True}) for items in arrays]
+    cut = data.draw(st.integers(0, len(values) - 1))
+    ends = WHOLE_SLICER.ends(values[cut])
+    values[cut] = values[cut][: data.draw(st.integers(ends[RAW.names.index("items") - 1], ends[-1] - 1))]
+    columns = WHOLE.read(values)
+    assert columns.sound.tolist() == [at != cut for at in range(len(values))]
+    for at, value in enumerate(values):
+        if at != cut:
+            assert [int(column[at]) for column in columns.ends] == WHOLE_SLICER.ends(value)

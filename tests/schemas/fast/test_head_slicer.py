@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.codec import HEADER_BYTES, HeadReader, Undecodable, encode
+from schemas.codec import HEADER_BYTES, HeadReader, Undecodable, decode, encode
 from schemas.fast.head_slicer import HeadSlicer
 from schemas.fast.primitives import read_long
 from schemas.registry import Registry
@@ -86,3 +86,45 @@ def test_blocks_with_sizes_are_skipped() -> None:
     value = plain[:start] + block + plain[start + 1 :]
     assert SLICER.ends(value)[7] == start + len(block)
     assert HeadReader(REGISTRY, LAST).read(value)[1]["signals"] == {"a": "b"}
+
+
+WHOLE = HeadSlicer(RAW, RAW.names[-1])
+ITEMS = RAW.names.index("items")
+BLANK = {"event_id": "", "event_name": "", "source": "", "site": "", "heartbeat": False, "collector_ts": 0, "region": "",
+         "signals": {}, "identifiers": [], **REST}  # fmt: skip
+
+
+@given(st.lists(st.dictionaries(TEXT, TEXT, max_size=4), max_size=70), TEXT)
+def test_an_array_of_maps_ends_where_it_ends(items: list[dict[str, str]], session: str) -> None:
+    """Of any number of maps, empty ones included; the fields behind it are found too."""
+    value = encode(RAW, {**BLANK, "items": items, "session_id": session, "imported": True})
+    ends = WHOLE.ends(value)
+    stream = BytesIO(value)
+    stream.seek(ends[ITEMS - 1])
+    assert schemaless_reader(stream, RAW.parsed["fields"][ITEMS]["type"], None) == items
+    assert stream.tell() == ends[ITEMS]
+    assert ends[-1] == len(value)
+
+
+def test_arrays_of_maps_in_blocks_with_sizes_are_skipped() -> None:
+    """Negative counts of the array and of a map name the size of their block in bytes."""
+    plain = encode(RAW, BLANK)
+    start = WHOLE.ends(plain)[ITEMS - 1]
+    array = b"\x01\x0e" + b"\x01\x08\x02a\x02b\x00" + b"\x02\x00" + b"\x00"  # [{"a": "b"}] and [{}], one block each
+    value = plain[:start] + array + plain[start + 1 :]
+    assert WHOLE.ends(value)[ITEMS] == start + len(array)
+    assert decode(REGISTRY, value)[1]["items"] == [{"a": "b"}, {}]
+
+
+@given(st.binary(max_size=60))
+def test_rubbish_in_an_array_of_maps_is_refused_or_read_alike(rubbish: bytes) -> None:
+    """Arbitrary bytes raise Undecodable where decoding does."""
+    plain = encode(RAW, BLANK)
+    value = plain[: WHOLE.ends(plain)[ITEMS - 1]] + rubbish
+    try:
+        ends = HeadSlicer(RAW, "items").ends(value)
+    except Undecodable:
+        with pytest.raises(Undecodable):
+            HeadReader(REGISTRY, "items").read(value)
+        return
+    assert ends[-1] <= len(value)

@@ -368,3 +368,18 @@ def test_a_vector_that_is_no_distribution_is_refused() -> None:
     with pytest.raises(InvalidDistribution):
         from_record(forged)
     assert not np.isnan(record.probabilities).any()
+
+
+def test_imported_events_answer_no_decision() -> None:
+    """An imported exposure or purchase with a valid token is counted apart and teaches nothing."""
+    values: list[bytes | None] = [
+        event("widget_viewed", token(1), imported=True),
+        event("purchase", token(1), imported=True, value=19.5),
+        event("purchase", imported=True),
+        event("widget_viewed", token(2)),
+    ]
+    outcome = stage().handle(batch(RESOLVED, values), NOW)
+    assert {(cell.event_name, cell.outcome): n for cell, n in outcome.counts.items()} == {
+        ("widget_viewed", "imported"): 1, ("purchase", "imported"): 2, ("widget_viewed", "exposure"): 1,
+    }  # fmt: skip
+    assert [record["decision_id"] for record in records(outcome.out[OUTCOMES])] == [str(UUID(int=2))]

@@ -39,15 +39,28 @@ def raw(**fields: object) -> Record:
             "deep": '{"u": ["https://x/?wbraid=click-in-json", {"key": "ttclid", "value": "click-as-pair"}]}',
             "decision_token": "token-as-property",
         },
+        "items": [
+            {"item_id": "sku-1", "link": "https://x/?a=1&fbclid=click-in-item", "gclid": "click-as-key-of-item"},
+            {"item_name": "a lamp", "url": "https://x/?decision_token=token-in-item"},
+        ],
+        "session_id": "session-5",
+        "group_id": "company-6",
+        "language": "de-AT",
+        "screen": "1920x1080",
+        "timezone": "Europe/Vienna",
+        "user_properties": {"plan": "gold plan", "gclid": "click-in-trait", "decision_token": "token-in-trait"},
+        "problems": ["value: a number", "see https://x/?gclid=click-in-problem"],
+        "imported": False,
         **fields,
     }
 
 
 MARKETING = (
     b"click-in-page", b"click-in-referrer", b"click-in-field", b"match-token", b"click-as-key", b"click-in-property",
-    b"click-in-json", b"click-as-pair",
+    b"click-in-json", b"click-as-pair", b"click-in-item", b"click-as-key-of-item", b"click-in-trait", b"click-in-problem",
 )  # fmt: skip
-PERSONALIZATION = (b"token-of-the-decision", b"token-as-property")
+PERSONALIZATION = (b"token-of-the-decision", b"token-as-property", b"token-in-item", b"token-in-trait")
 ANALYTICS = (
     b"ab" * 16, b"order-17", b"a title", b"agent of a browser", b"mobile", b"192.0.2.0", b"a note", b"shop.example/p",
+    b"sku-1", b"a lamp", b"session-5", b"company-6", b"de-AT", b"1920x1080", b"Europe/Vienna", b"gold plan",
 )  # fmt: skip

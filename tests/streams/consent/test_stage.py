@@ -244,3 +244,19 @@ def test_policies_change_while_it_runs() -> None:
         assert room.on_tick(0).out == {}
         outcomes.append(only(room.handle(batch(event()), 0))[1]["consent_outcome"])
     assert outcomes == ["anonymise", "pass", "pass"]
+
+
+def test_imported_events_are_counted_apart() -> None:
+    """History is no part of the volume of the minute in which it arrives, whatever becomes of it."""
+    signals = (GRANTED, GRANTED | {"cmp.marketing": "0"}, DENIED)
+    values = [event(signals=each, imported=imported) for each in signals for imported in (True, False)]
+    for room, repeats in ((stage(), 1), (stage(), MIN_BATCH)):  # read alone, and together
+        outcome = room.handle(batch(*values * repeats), 0)
+        counts: Counter[str] = Counter()
+        for cell, n in outcome.counts.items():
+            counts[cell.outcome] += n if cell.event_name == "purchase" else 0
+        assert +counts == {
+            f"{origin}{action}": repeats for origin in ("", "imported:") for action in ("pass", "strip", "anonymise")
+        }
+        written = [decode(REGISTRY, value or b"")[1]["imported"] for _, value, _ in outcome.out[CONSENTED]]
+        assert written == [True, False] * 3 * repeats

@@ -109,6 +109,14 @@ def test_digests_of_nothing_are_nobody(word: str, name: str) -> None:
         "N.A.",
         "#REF!",
         "\u2014",
+        "%{user}",
+        "%(user_id)s",
+        "%s",
+        "%d",
+        "\\{user\\}",
+        "&lt;user_id&gt;",
+        "%7Buser.id%7D",
+        "u-%5Bid%5D",
     ],
 )
 @pytest.mark.parametrize("kind", OPAQUE)
@@ -147,6 +155,10 @@ def test_what_nobody_has_filled_in_is_nobody(kind: str, value: str) -> None:
         "jo@shop.example",
         "x1",
         "e3b0c44298fc1c14",
+        "1e5",
+        "12e+3x",
+        "100%s",
+        "%7B7b1f6c1e%7D",
     ],
 )
 def test_ordinary_ids_are_somebody(value: str) -> None:
@@ -172,6 +184,14 @@ def test_ordinary_ids_are_somebody(value: str) -> None:
         "${user}@shop.example",
         "0@shop.example",
         "<noreply@shop.example>",
+        "nan@nan.example",
+        "n/a@n/a.example",
+        "name@name.example",
+        "niemand@niemand.example",
+        "{email}@shop.example",
+        "[user]@shop.example",
+        "%email%@shop.example",
+        "Post-Master@shop.example",
     ],
 )
 def test_addresses_that_many_type_are_nobody(value: str) -> None:
@@ -189,7 +209,16 @@ def test_reserved_domains_lend_no_placeholder_an_owner() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["jo@shop.example", "testa@shop.example", "contest@shop.example", "nina@na.com", "bmw@bmw.example"]
+    "value",
+    [
+        "jo@shop.example",
+        "testa@shop.example",
+        "contest@shop.example",
+        "nina@na.com",
+        "bmw@bmw.example",
+        "name@shop.example",
+        "rootes@shop.example",
+    ],
 )
 def test_ordinary_addresses_are_somebody(value: str) -> None:
     """Addresses that only resemble test addresses are addresses."""

@@ -11,7 +11,7 @@ from infra.settings import PACKAGED_CONTRACTS
 from schemas.registry import Registry
 from streams.collector.event import ProtocolEvent
 from streams.collector.normalise import Normaliser, RequestContext
-from streams.identity.nodes import NodeKeys, all_nodes, event_nodes, node, normalise, versions
+from streams.identity.nodes import NodeKeys, all_nodes, event_nodes, identifier_text, node, normalise, versions
 
 KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
 
@@ -48,6 +48,8 @@ KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
         ("phone", "\uff0b49\u00a030\u00a023125177", "(+49) 30/23125177"),
         ("phone", "+45 (0) 32 12 34 56", "+4532123456"),
         ("phone", "+39 (0)6 12345678", "+39 06 12345678"),
+        ("phone", "0049 (0)30/23125177", "+49\uff080\uff0930 23125177"),
+        ("email", " mailto:Jo@post.example\u200b", "jo@post.example"),
     ],
 )
 def test_spellings_of_one_identifier_give_one_node(kind: str, first: str, second: str) -> None:
@@ -97,6 +99,26 @@ def test_ordinary_identifiers_keep_their_nodes(kind: str, value: str, expected: 
 def test_different_identifiers_stay_different(kind: str, first: str, second: str) -> None:
     """Tags and dots of an address, the case of a user id, a decimal fraction are significant."""
     assert node(KEYS, kind, first) != node(KEYS, kind, second)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("u-17", "u-17"), ("770031", "770031"), (770031, "770031"), (770031.0, "770031"), (-5.0, "-5"), (0, "0"),
+        (2**53 - 1.0, "9007199254740991"), (2**53 + 1, "9007199254740993"), (2.0**53, ""), (3e20, ""), (1122334455.169, ""),
+        (0.5, ""), (float("inf"), ""), (float("nan"), ""), (True, ""),
+    ],
+)  # fmt: skip
+def test_a_number_that_may_have_lost_digits_is_nobody(value: str | float, text: str) -> None:
+    """Texts and exact integers are ids; a fraction or a rounded integer could be the id of another visitor."""
+    assert identifier_text(value) == text
+
+
+@pytest.mark.parametrize("kind", ["user", "cookie", "device"])
+@pytest.mark.parametrize("value", ["3e+20", "4.91512E+12", "4,91512E+12"])
+def test_a_number_that_a_program_has_rounded_is_nobody(kind: str, value: str) -> None:
+    """How spreadsheets and scripts write long numbers."""
+    assert node(KEYS, kind, value) is None
 
 
 def test_a_national_number_counts_in_its_region() -> None:

@@ -21,7 +21,8 @@ HEADS = st.fixed_dictionaries({
     "consent_outcome": st.sampled_from(["pass", "strip", "anonymise"]), "consent_purposes": st.integers(0, 200),
     "consent_reasons": TEXT, "event_id": st.one_of(TEXT, st.just("x" * 9_000)), "event_name": TEXT, "source": TEXT,
     "site": TEXT,
-    "heartbeat": st.booleans(), "collector_ts": st.integers(0, 2 * T), "signals": st.dictionaries(TEXT, TEXT, max_size=3),
+    "heartbeat": st.booleans(), "imported": st.booleans(),
+    "collector_ts": st.integers(0, 2 * T), "signals": st.dictionaries(TEXT, TEXT, max_size=3),
 })  # fmt: skip
 READER, SLOTS = BatchReader(REGISTRY), SlotLog(REGISTRY)
 
@@ -40,9 +41,10 @@ def test_events_are_what_decoding_says(head: dict[str, Any], nodes: list[str]) -
     assert (first.event_id.decode(), first.collector_ts) == (head["event_id"], head["collector_ts"])
     origin = first.origin
     assert (origin.event_name, origin.source, origin.heartbeat) == (head["event_name"], head["source"], head["heartbeat"])
+    assert first.cell("resolved").outcome == ("imported:resolved" if head["imported"] else "resolved")
     assert first.purposes == head["consent_purposes"]
     single = head["heartbeat"] or head["consent_outcome"] == "anonymise"
-    claim = f"{head['source']}:{head['event_id']}".encode()
+    claim = f"{head['source']}:{head['event_name']}\0{head['event_id']}".encode()
     assert len(first.claim) <= LONGEST_CLAIM
     assert first.claim == (b"" if single else claim) or len(claim) > LONGEST_CLAIM
 

@@ -18,7 +18,7 @@ from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES
 from streams.identity.graph.store import GraphStore, MemoryGraphStore
 from streams.identity.graph.union_find import GraphView, Slot, Write
-from streams.identity.nodes import alias
+from streams.identity.nodes import NodeKeys, alias, event_nodes
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch, CountCell, Outcome
@@ -233,7 +233,7 @@ def test_without_consent_nothing_is_linked() -> None:
     ] * 4
     assert [key for key, _, _ in outcome.out[RESOLVED]] == [b"e1", b"e2", b"e3", b"e4"]
     assert store.slots == {}
-    assert set(store.claims[""]) == {b"web:e2", b"web:e4"}
+    assert set(store.claims[""]) == {b"web:page_view\0e2", b"web:page_view\0e4"}
     assert sum(outcome.counts.values()) == 3
 
 
@@ -344,3 +344,43 @@ def test_a_real_redis_gives_the_same(store: RedisGraphStore) -> None:
             commit(outcome)
     nodes = [*ANONYMOUS, U1, U2]
     assert store.read(nodes) == memory.read(nodes)
+
+
+def test_one_id_under_two_names_is_two_events() -> None:
+    """A purchase and its refund may carry the order's number as their id; each of them again is a duplicate."""
+    room = stage(MemoryGraphStore())
+    values = [event(7, [C1], event_name=name) for name in ("purchase", "refund", "purchase", "refund")]
+    outcome = room.handle(batch(values), 0)
+    assert [record["event_name"] for record in resolved(outcome)] == ["purchase", "refund"]
+    assert outcome.dropped == {"DUPLICATE": 2}
+    again = room.handle(batch(values[:2], 4), 0)
+    assert (again.passed, again.dropped) == (0, {"DUPLICATE": 2})
+
+
+def test_imported_events_are_counted_apart() -> None:
+    """History is no part of the volume of the minute in which it arrives."""
+    values = [event(n, [C1], imported=n < 2) for n in range(3)]
+    outcome = stage(MemoryGraphStore()).handle(batch([*values, values[0]]), 0)
+    assert {cell.outcome: n for cell, n in outcome.counts.items()} == {
+        "imported:resolved": 2, "resolved": 1, "imported:dropped:DUPLICATE": 1,
+    }  # fmt: skip
+
+
+def test_an_alias_by_the_former_id_as_cookie_moves_nobody() -> None:
+    """A visitor stays her own when her account gets a new id; a former anonymous id becomes the user's."""
+    keys = NodeKeys.derive(Secret("for tests only, forty characters long..."))
+
+    def nodes(*identifiers: tuple[str, str]) -> list[str]:
+        return event_nodes(keys, identifiers).nodes
+
+    for number in range(20):  # which user is the stronger one depends on digests
+        room = stage(MemoryGraphStore())
+        old, new, visitor = ("user", f"old-{number}"), ("user", f"new-{number}"), ("cookie", f"visitor-{number}")
+        calls = [nodes(old, visitor), nodes(new, ("cookie", old[1])), nodes(visitor)]
+        outcome = room.handle(batch([event(n, call) for n, call in enumerate(calls)]), 0)
+        identified, _, after = resolved(outcome)
+        assert (after["identity_state"], after["profile_id"]) == ("resolved", identified["profile_id"])
+        assert CONFLICTS not in outcome.out
+        calls = [nodes(("cookie", "before")), nodes(("user", "known"), ("cookie", "before")), nodes(("user", "known"))]
+        outcome = room.handle(batch([event(9 + n, call) for n, call in enumerate(calls)], 9), 0)
+        assert len({record["profile_id"] for record in resolved(outcome)}) == 1

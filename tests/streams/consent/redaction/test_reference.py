@@ -115,3 +115,23 @@ def test_the_packaged_list_has_the_well_known_names() -> None:
         ),
     ):
         assert CLICKS.clean_map({name: "A", "b": f"https://x/?{name}=A"}) == {"b": "https://x/"}
+
+
+def test_products_and_traits_are_cleaned_like_properties() -> None:
+    """Click ids and tokens leave the maps of an array, a map, and an array of texts; where granted, all stays as it was."""
+    fields: dict[str, Any] = {
+        "items": [
+            {"item_id": "sku-1", "gclid": "SECRET", "url": "https://x/?fbclid=SECRET&b=1"},
+            {"key": "gclid", "value": "SECRET"},
+            {"item_id": "sku-2", "decision_token": "SECRET"},
+        ],
+        "user_properties": {"plan": "gold", "last_gclid": "SECRET", "decisionToken": "SECRET"},
+        "problems": ["price: a number", "gclid", "SECRET", "https://x/?decision_token=SECRET"],
+    }
+    record = stripped(granted("analytics"), **fields)
+    assert record["items"] == [{"item_id": "sku-1", "url": "https://x/?b=1"}, {"key": "gclid"}, {"item_id": "sku-2"}]
+    assert record["user_properties"] == {"plan": "gold"}
+    assert record["problems"] == []
+    assert stripped(granted("analytics", "personalization", "marketing"), **fields).items() >= fields.items()
+    emptied = stripped(granted("marketing", "personalization"), **fields)
+    assert (emptied["items"], emptied["user_properties"], emptied["problems"]) == ([], {}, fields["problems"])
