@@ -20,7 +20,7 @@ from bench.faults.world import MEMORY_BYTES, TOPIC, FaultWorld, WorldError, moun
 from infra.clients.kafka import admin
 from infra.errors import Retryable
 from infra.ops import topics as topics_app
-from infra.ops.doctor import CheckResult, Grade
+from infra.ops.doctor.check_result import CheckResult, Grade
 from infra.ops.embedded.servers.child import StartFailed
 from infra.telemetry.metrics import LABELS
 

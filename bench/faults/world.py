@@ -25,7 +25,8 @@ from infra.clients.kafka import reader
 from infra.clients.topic_ids import topic_ids
 from infra.errors import EXIT_CONFIG, EXIT_HALTED
 from infra.ops import topics as topics_app
-from infra.ops.doctor import CheckResult, check_house
+from infra.ops.doctor.check_result import CheckResult
+from infra.ops.doctor.services import check_house
 from infra.ops.embedded.ports import LOOPBACK, free_port
 from infra.ops.embedded.probes import http_answers, http_get
 from infra.ops.embedded.servers.child import HEADWATER, Child, Program, StartFailed
