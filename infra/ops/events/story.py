@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from consumers.gauge.live.live_event import PurposeRuling, read_rulings
 from infra.ops.events.search import MAX_COPIES, TopicSearch
-from infra.ops.events.trace import DEAD, LAYERS, RESOLVED, EventTrace
+from infra.ops.events.trace import DEAD, LAYERS, RESOLVED, EventTrace, epoch_ms
 from schemas.codec import Record
 from streams.consent.decision.decide import Action
 from streams.consent.formats.reason import ConsentReason
@@ -191,8 +191,7 @@ def _rows(trace: EventTrace) -> Iterator[str]:
     elif not trace.rows:
         yield f"no row, searched from {format_ms(trace.request.since)}"
     for row in () if is_anonymised(trace) else trace.rows:
-        loaded = row["_loaded_at"].replace(tzinfo=UTC).strftime("%Y-%m-%d %H:%M:%S")
-        yield f"row {row['_partition']}:{row['_offset']}, loaded {loaded} UTC"
+        yield f"row {row['_partition']}:{row['_offset']}, loaded {format_ms(epoch_ms(row['_loaded_at']))}"
     if len(trace.rows) > 1:
         yield f"{len(trace.rows)} rows of one event: `headwater warehouse verify` tells whether they are duplicates"
 
@@ -280,9 +279,8 @@ def _fields(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _row_data(row: Mapping[str, Any]) -> dict[str, Any]:
-    loaded_ms = int(row["_loaded_at"].replace(tzinfo=UTC).timestamp() * 1000)
     place = {"topic_id": row["_topic_id"], "partition": row["_partition"], "offset": row["_offset"]}
-    return {**place, "loaded_ts": loaded_ms, "profile_now": row["profile_now"]}
+    return {**place, "loaded_ts": epoch_ms(row["_loaded_at"]), "profile_now": row["profile_now"]}
 
 
 def _letter_data(place: str, letter: Record) -> dict[str, Any]:
