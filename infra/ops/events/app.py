@@ -76,7 +76,8 @@ def why(
     Kafka's topics are read from --since on until the event is there; ClickHouse is asked first, and shortens the search.
     Exits 1 where the event is nowhere.
     """
-    from infra.ops.events.story import as_data, tell
+    from infra.ops.events.data import as_data
+    from infra.ops.events.story import tell
     from infra.ops.events.trace import TraceRequest
 
     if not event_id.strip():

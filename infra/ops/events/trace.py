@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import confluent_kafka as ck
@@ -103,25 +104,25 @@ class EventTracer:
         trace.rows = self._fetch_rows(trace, trace.event_ids)
         since = request.since
         if trace.rows:
-            since = max(since, min(int(row["collector_ts"].timestamp() * 1000) for row in trace.rows) - SPOOL_MARGIN_MS)
+            since = max(since, min(epoch_ms(row["collector_ts"]) for row in trace.rows) - SPOOL_MARGIN_MS)
         event_ids = trace.event_ids
         for topic in LAYERS:
             match = match_event_ids(self._registry, event_ids)
             search = trace.topics[topic] = self._searcher.search(topic, since, match, to_end=request.to_end)
-            if search.copies:
-                since = search.copies[0].written_ms - MARGIN_MS
-            if topic == RAW and search.copies:
-                anonymous_ids = self._anonymous_ids(search.copies)
-                trace.rows = trace.rows or self._fetch_rows(trace, anonymous_ids)
-                event_ids = (*event_ids, *anonymous_ids)
+            if not search.copies:
+                continue
+            since = search.copies[0].written_ms - MARGIN_MS
+            # Asked before the next topic is searched: what the room had passed on by then is found there.
+            trace.waiting[topic] = self._searcher.records_before(READERS[topic], search.copies[-1])
+            if topic == RAW:
+                event_ids = (*event_ids, *self._anonymous_ids(search.copies))
+        if not trace.rows and not trace.warehouse_error:
+            trace.rows = self._fetch_rows(trace, event_ids)
         if trace.copies(RAW):
             first = trace.copies(RAW)[0]
             match = _match_audit(self._registry, first.partition, first.record)
             trace.audit = self._searcher.search(AUDIT, first.written_ms - MARGIN_MS, match, to_end=True)
         trace.letters = self._search_letters(trace)
-        for topic, group in READERS.items():
-            if copies := trace.copies(topic):
-                trace.waiting[topic] = self._searcher.records_before(group, copies[-1])
         return trace
 
     def _anonymous_ids(self, copies: Sequence[EventCopy]) -> tuple[str, ...]:
@@ -159,6 +160,11 @@ class EventTracer:
             # A letter names the position of its record and nothing of its content.
             return TopicSearch(DEAD, since, since, to_end=False)
         return self._searcher.search(DEAD, since, match, to_end=True)
+
+
+def epoch_ms(moment: datetime) -> int:
+    """Milliseconds UTC of a time from ClickHouse, which names no zone and is UTC."""
+    return round(moment.replace(tzinfo=UTC).timestamp() * 1000)
 
 
 def _match_audit(registry: Registry, chain: int, event: Record) -> RecordMatch:
@@ -202,4 +208,4 @@ def _match_payloads(registry: Registry, keys: set[bytes], keyring: PayloadKeyrin
     return match
 
 
-__all__ = ["DEAD", "LAYERS", "RESOLVED", "EventTrace", "EventTracer", "TraceRequest"]
+__all__ = ["DEAD", "LAYERS", "RESOLVED", "EventTrace", "EventTracer", "TraceRequest", "epoch_ms"]

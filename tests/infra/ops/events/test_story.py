@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from infra.ops.events.data import as_data
 from infra.ops.events.search import EventCopy, TopicSearch
-from infra.ops.events.story import as_data, summarise_decision, tell, verdict
+from infra.ops.events.story import summarise_decision, tell, verdict
 from infra.ops.events.trace import EventTrace, TraceRequest
 from schemas.codec import Record
 
