@@ -154,7 +154,9 @@ def check_exposure(host: str, token: str | None) -> None:
     except ValueError:
         local = False
     if not local and not token:
-        raise ConfigError(f"--host {host} is not loopback: set HEADWATER_OPS_TOKEN first, e.g. from `openssl rand -hex 24`")
+        raise ConfigError(
+            f"--host {host} is not loopback: set HEADWATER_OPS_TOKEN(_FILE) first, e.g. from `openssl rand -hex 24`"
+        )
     if token is not None and len(token) < 16:
         raise ConfigError("HEADWATER_OPS_TOKEN needs at least 16 characters, e.g. from `openssl rand -hex 24`")
 
