@@ -1,5 +1,6 @@
 """Listening on a port."""
 
+import socket
 from typing import Any
 
 from aiohttp import web
@@ -35,9 +36,24 @@ async def listen(runner: web.AppRunner, host: str, port: int, reuse_port: bool |
     try:
         await web.TCPSite(runner, host, port, backlog=BACKLOG, reuse_port=reuse_port).start()
     except OSError as error:
-        raise ConfigError(f"cannot serve on {host}:{port}: {error.strerror}; choose another with --port") from None
+        raise _port_taken(host, port, error) from None
     address: Any = runner.addresses[0]
     return int(address[1])
 
 
-__all__ = ["build_runner", "listen"]
+def listen_once(host: str, port: int) -> None:
+    """Listen and stop again. ConfigError where the port is taken: processes that share one would not notice."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise _port_taken(host, port, error) from None
+
+
+def _port_taken(host: str, port: int, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot serve on {host}:{port}: {error.strerror}; choose another with --port")
+
+
+__all__ = ["build_runner", "listen", "listen_once"]
