@@ -61,7 +61,7 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
     options = CollectorOptions(
         settings.region_header if region_header is None else region_header,
         (1 if forwarded else settings.trusted_proxies) if trusted_proxies is None else trusted_proxies,
-        AllowedOrigins([*filter(None, settings.cors_origins.split(",")), *(cors_origin or ())]),
+        AllowedOrigins([*filter(str.strip, settings.cors_origins.split(",")), *(cors_origin or ())]),
         micro,
         check_base_path(base_path),
         tuple(snowplow_path or ()),

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from infra.http.answers import json_answer
 from infra.http.rate_limit import RateLimit
+from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from streams.collector.delivery.sink import MAX_EVENT, Sink
 from streams.collector.event import InvalidField, InvalidItem
@@ -143,9 +144,11 @@ class DoorHandlers:
         """Accept items; where the collector fails on one, that one is a dead letter and the others are accepted."""
         try:
             return self._intake.accept_events(items, parse, context)
-        except Exception:
+        except Exception as error:  # a defect of ours costs one item, not its batch
             if len(items) == 1:
-                return self._intake.accept_events(items, _refuse_failed, context)
+                get_logger().error("an event failed", error=type(error).__name__)
+                failure = _describe_failure(error)
+                return self._intake.accept_events(items, lambda _item: failure, context)
             result = IntakeResult()
             for index, item in enumerate(items):
                 part = self._accept_slice([item], parse, context)
@@ -191,13 +194,14 @@ def _guard(parse: ItemParser) -> ItemParser:
         try:
             return parse(item)
         except Exception as error:  # a defect of ours costs this item, not its batch
-            return InvalidItem(f"the collector failed on it: {type(error).__name__}")
+            get_logger().error("an event failed", error=type(error).__name__)
+            return _describe_failure(error)
 
     return parse_guarded
 
 
-def _refuse_failed(_item: Any) -> InvalidItem:
-    return InvalidItem("the collector failed on it")
+def _describe_failure(error: Exception) -> InvalidItem:
+    return InvalidItem(f"the collector failed on it: {type(error).__name__}")
 
 
 def _refuse_app_id(_item: Any) -> InvalidItem:
