@@ -111,8 +111,21 @@ def test_processes_end_with_their_parent(group: Group) -> None:
     assert (len(ended), alive) == (2, [])
 
 
-def test_a_port_that_is_taken_and_a_wrong_configuration_end_the_command(tmp_path: Path) -> None:
-    """With the exit code of a configuration error, instead of starting again for ever."""
-    wrong = Group(tmp_path, "--snowplow-path", "v1/track")
+@pytest.mark.parametrize(
+    ("options", "variables", "message"),
+    [
+        (("--snowplow-path", "v1/track"), {}, "--snowplow-path"),
+        (("--cors-origin", "https://shop.example/"), {}, "write https://shop.example"),
+        ((), {"HEADWATER_CORS_ORIGINS": "https://a.example, *"}, "list the origins"),
+        ((), {"HEADWATER_TRUSTED_PROXIES": "-1"}, "HEADWATER_TRUSTED_PROXIES"),
+    ],
+)
+def test_a_wrong_configuration_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], variables: dict[str, str], message: str
+) -> None:
+    """With the exit code of a configuration error and what to write, instead of starting again for ever."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    wrong = Group(tmp_path, *options)
     assert wrong.process.wait(START_S) == 78
-    assert "--snowplow-path" in wrong.log.read_text()
+    assert message in wrong.log.read_text()
