@@ -98,6 +98,8 @@ def test_sp_anonymous_keeps_no_address_and_no_network_id(collector: ServedCollec
         collector.send("POST", path, {"schema": schema, "data": [item]}, headers)
         (event,) = collector.take_events()
         assert (len(event["identifiers"]), event["ip_prefix"]) == (identifiers, prefix)
+    collector.post("/v1/events", {"event_name": "x", "ip_override": "192.0.2.7"}, **{"SP-Anonymous": "*"})
+    assert [event["ip_prefix"] for event in collector.take_events()] == [""]
 
 
 def test_bytes_of_an_agent_that_are_no_utf8_are_replaced(collector: ServedCollector) -> None:
