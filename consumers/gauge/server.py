@@ -32,8 +32,8 @@ HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "equal_in_constant_time-origin",
-    "Cross-Origin-Opener-Policy": "equal_in_constant_time-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 REQUESTS_PER_S, REQUESTS_AT_ONCE = 50.0, 200.0

@@ -4,11 +4,16 @@ The aliases are unions of literals, so that mypy refuses an undeclared name, and
 help texts and labels.
 """
 
+import os
 import threading
 from collections.abc import Mapping
-from typing import Annotated, Generic, Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable by which processes of one server share their metrics; read when prometheus_client is imported."""
 
 
 class MetricSpec(NamedTuple):
@@ -144,8 +149,9 @@ LABELS = {name: spec.labels for specs in (COUNTERS, GAUGES, HISTOGRAMS) for name
 class _MetricFamily(Generic[M]):
     """The metrics of one kind, created on first use by any thread."""
 
-    def __init__(self, kind: type[M], specs: Mapping[str, MetricSpec], registry: CollectorRegistry) -> None:
+    def __init__(self, kind: type[M], specs: Mapping[str, MetricSpec], registry: CollectorRegistry, **options: str) -> None:
         self._kind: type[M] = kind
+        self._options: dict[str, Any] = dict(options)
         self._specs = specs
         self._registry = registry
         self._metrics: dict[str, M] = {}
@@ -159,7 +165,8 @@ class _MetricFamily(Generic[M]):
                 metric = self._metrics.get(name)
                 if metric is None:
                     spec = self._specs[name]
-                    metric = self._metrics[name] = self._kind(name, spec.text, spec.labels, registry=self._registry)
+                    metric = self._kind(name, spec.text, spec.labels, registry=self._registry, **self._options)
+                    self._metrics[name] = metric
         return metric
 
 
@@ -169,8 +176,17 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._counters = _MetricFamily(Counter, COUNTERS, self.registry)
-        self._gauges = _MetricFamily(Gauge, GAUGES, self.registry)
+        self._gauges = _MetricFamily(Gauge, GAUGES, self.registry, multiprocess_mode="livesum")
         self._histograms = _MetricFamily(Histogram, HISTOGRAMS, self.registry)
+
+    @property
+    def page_registry(self) -> CollectorRegistry:
+        """The registry to publish: where several processes share a port, the sums over them."""
+        if SHARED_FOLDER not in os.environ:
+            return self.registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # publishes no types for it
+        return registry
 
     def serve(self, port: int, host: str) -> None:
         """Answer /metrics in a thread; port 0 = not at all. OSError where the port is taken."""

@@ -25,6 +25,10 @@ SnowplowPaths = Annotated[
 ]
 Micro = Annotated[bool, typer.Option(help="Serve /micro/*: the last events, for setting tags up. Not for production.")]
 
+Processes = Annotated[
+    int, typer.Option(min=1, max=64, help="Processes that share the port; /metrics of any shows the sums over all.")
+]
+
 
 @app.command(epilog="Example: headwater collect --port 8080 --cors-origin https://shop.example")
 def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the command
@@ -37,8 +41,9 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
     base_path: BasePath = "",
     snowplow_path: SnowplowPaths = None,
     budget: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for Kafka before an event goes to the spool.")] = 1.5,
-    spool_bytes: Annotated[int, typer.Option(min=4_194_304, help="Largest size of the spool.")] = 1_073_741_824,
+    spool_bytes: Annotated[int, typer.Option(min=4_194_304, help="Largest size of the spool of each process.")] = 1_073_741_824,
     micro: Micro = False,
+    processes: Processes = 1,
 ) -> None:
     """Serve the collector. A 200 means that Kafka's in-sync replicas, or the fsynced spool, have the event."""
     import uvloop
@@ -47,6 +52,7 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
     from infra.settings import load_settings
     from infra.telemetry.logs import configure_logs
     from streams.collector.http.options import CollectorOptions
+    from streams.collector.http.process import CollectorProcess, serve_by_processes
     from streams.collector.http.routes import check_base_path
     from streams.collector.http.serving import SpoolLimits, serve
 
@@ -60,4 +66,8 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
         check_base_path(base_path),
         tuple(snowplow_path or ()),
     )
-    uvloop.run(serve(settings, options, (host, port), SpoolLimits(budget, spool_bytes)))
+    address, limits = (host, port), SpoolLimits(budget, spool_bytes)
+    if processes > 1:
+        serve_by_processes(CollectorProcess(options, address, limits, processes))
+    else:
+        uvloop.run(serve(settings, options, address, limits))

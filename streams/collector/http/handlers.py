@@ -1,16 +1,18 @@
 """Handlers of the doors: from a request to an answer, by way of the intake and the sink."""
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from infra.http.answers import json_answer
 from infra.http.rate_limit import RateLimit
+from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from streams.collector.delivery.sink import MAX_EVENT, Sink
-from streams.collector.event import InvalidField, InvalidItem
+from streams.collector.event import InvalidField, InvalidItem, Item, ProtocolEvent
 from streams.collector.fields.repeated_keys import RepeatedKeys
 from streams.collector.fields.tolerant_json import ParsedBody
 from streams.collector.http.answers import answer_events, list_problems, summarise
@@ -28,8 +30,9 @@ SLICE = 500
 """Items that are processed and delivered at once."""
 MAX_ITEMS = 5_000
 """Items of one request."""
-NETWORK_IDS = frozenset({"tnuid", "nuid", "ip"})
-"""Snowplow's fields for the network user id and the address."""
+NETWORK_IDS = frozenset({"tnuid", "nuid"})
+"""Snowplow's fields for the network user id."""
+T = TypeVar("T")
 UNKNOWN_APP_ID = "aid is no active write key: make one with `headwater keys create`"
 
 
@@ -81,14 +84,15 @@ class DoorHandlers:
         if key is None:
             raise RequestRejected(RejectionReason.UNKNOWN_KEY)
         if door.answer is AnswerFormat.VALIDATION:
-            return list_problems(map(door.parse_item, items))
+            return list_problems(map(_guard(door.parse_item), items))
         if sender.is_anonymous:
             items = [_without_network_ids(item) for item in items]
         result, groups = IntakeResult(), self._group_by_key(door, items, key)
         for owner, _, owned in groups:
             self._admit(owner, len(owned))
         for owner, parse, owned in groups:
-            await self._accept_in_slices(owned, _guard(parse), sender.context(owner, self._options, parsed.problems), result)
+            guarded = _without_address(_guard(parse)) if sender.is_anonymous else _guard(parse)
+            await self._accept_in_slices(owned, guarded, sender.context(owner, self._options, parsed.problems), result)
         return answer_events(door.answer, result, parsed.problems)
 
     async def _payload(self, sender: SenderRequest, door: EventDoor) -> ParsedBody:
@@ -129,7 +133,7 @@ class DoorHandlers:
         single = body if items and items[0] is parsed.payload else b""
         result = IntakeResult()
         for start in range(0, len(items), SLICE):
-            part = self._intake.accept_choices(items[start : start + SLICE], door.parse_item, context, single)
+            part = self._intake.accept_choices(items[start : start + SLICE], _guard(door.parse_item), context, single)
             await self._deliver(part)
             _extend(result, part, start)
         return summarise(result, parsed.problems)
@@ -146,9 +150,11 @@ class DoorHandlers:
         """Accept items; where the collector fails on one, that one is a dead letter and the others are accepted."""
         try:
             return self._intake.accept_events(items, parse, context)
-        except Exception:
+        except Exception as error:  # a defect of ours costs one item, not its batch
             if len(items) == 1:
-                return self._intake.accept_events(items, _refuse_failed, context)
+                get_logger().error("an event failed", error=type(error).__name__)
+                failure = _describe_failure(error)
+                return self._intake.accept_events(items, lambda _item: failure, context)
             result = IntakeResult()
             for index, item in enumerate(items):
                 part = self._accept_slice([item], parse, context)
@@ -187,20 +193,31 @@ def _extend(result: IntakeResult, part: IntakeResult, start: int) -> None:
     result.sites |= part.sites
 
 
-def _guard(parse: ItemParser) -> ItemParser:
+def _guard(parse: Callable[[Any], T]) -> Callable[[Any], T | InvalidItem]:
     """Return a parser that makes an item on which the protocol's parser fails a dead letter."""
 
-    def parse_guarded(item: Any) -> Any:
+    def parse_guarded(item: Any) -> T | InvalidItem:
         try:
             return parse(item)
         except Exception as error:  # a defect of ours costs this item, not its batch
-            return InvalidItem(f"the collector failed on it: {type(error).__name__}")
+            get_logger().error("an event failed", error=type(error).__name__)
+            return _describe_failure(error)
 
     return parse_guarded
 
 
-def _refuse_failed(_item: Any) -> InvalidItem:
-    return InvalidItem("the collector failed on it")
+def _without_address(parse: ItemParser) -> ItemParser:
+    """Return a parser whose events have no address, whichever field their protocol has for it."""
+
+    def parse_anonymously(item: Any) -> Item:
+        event = parse(item)
+        return replace(event, ip="") if isinstance(event, ProtocolEvent) else event
+
+    return parse_anonymously
+
+
+def _describe_failure(error: Exception) -> InvalidItem:
+    return InvalidItem(f"the collector failed on it: {type(error).__name__}")
 
 
 def _refuse_app_id(_item: Any) -> InvalidItem:
@@ -208,7 +225,7 @@ def _refuse_app_id(_item: Any) -> InvalidItem:
 
 
 def _without_network_ids(item: Any) -> Any:
-    """Return an item without network user id and address."""
+    """Return an item without network user id."""
     if not isinstance(item, dict):
         return item
     fields = {name: value for name, value in item.items() if name not in NETWORK_IDS}

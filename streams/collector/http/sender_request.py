@@ -56,8 +56,8 @@ class SenderRequest:
 
     @property
     def sent_bytes(self) -> bytes:
-        """The payload as sent, as far as it arrived: the body, or the query where there is none."""
-        return self._body.received or header_text(self.request.query_string).encode()
+        """The payload as sent, as far as it arrived: the query of a GET, else the body."""
+        return header_text(self.request.query_string).encode() if self.request.method == "GET" else self._body.received
 
     def keys_in_bytes(self) -> Iterator[str]:
         """Yield what may be a write key in a payload that could not be parsed."""

@@ -90,7 +90,7 @@ class CollectorApi:
         answers = {
             "/health/live": lambda: web.Response(text="ok"),
             "/health/ready": self._check_readiness,
-            "/metrics": lambda: metrics_answer(self._metrics.registry),
+            "/metrics": lambda: metrics_answer(self._metrics.page_registry),
         }
         return [Route(method, path, _as_handler(answer)) for path, answer in answers.items() for method in ("GET", "HEAD")]
 

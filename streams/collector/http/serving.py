@@ -1,6 +1,7 @@
 """Runs the collector: opens clients, spool and doors, and closes them on SIGTERM or SIGINT."""
 
 import asyncio
+import os
 import signal
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import Spool
+from streams.collector.delivery.spool_folders import claim_spool
 from streams.collector.http.options import CollectorOptions
 from streams.collector.http.server import CollectorApi
 from streams.collector.intake import Intake
@@ -19,6 +21,9 @@ from streams.collector.signals.choice_rules import ChoiceRules
 from streams.collector.signals.policy_source import PolicySource
 from streams.collector.write_keys import WriteKeyStore
 from streams.identity.nodes import NodeKeys
+
+PARENT_S = 0.5
+"""Seconds between two checks whether the parent process still runs."""
 
 
 class SpoolLimits(NamedTuple):
@@ -28,15 +33,31 @@ class SpoolLimits(NamedTuple):
     spool_bytes: int
 
 
-async def serve(settings: Settings, options: CollectorOptions, address: tuple[str, int], limits: SpoolLimits) -> None:
+class ProcessPlace(NamedTuple):
+    """Which of how many processes of the port this is."""
+
+    number: int = 0
+    processes: int = 1
+
+
+ONLY_PROCESS = ProcessPlace()
+
+
+async def serve(
+    settings: Settings,
+    options: CollectorOptions,
+    address: tuple[str, int],
+    limits: SpoolLimits,
+    place: ProcessPlace = ONLY_PROCESS,
+) -> None:
     """Serve until SIGTERM or SIGINT. ConfigError where the port is taken, the secret is missing or the policy does not load."""
     metrics = Metrics()
     payload_keys = PayloadKeyring(settings.keyring_dir, settings.master)
-    keys = NodeKeys.of(settings)
     write_keys = WriteKeyStore(settings.write_keys_file)
     rules = ChoiceRules(PolicySource(settings.policy), write_keys)
-    intake = Intake(Registry(settings.contracts), payload_keys, keys, metrics, rules)
-    sink = Sink(settings, Spool(settings.state_dir / "spool", payload_keys, limits.spool_bytes), metrics, limits.budget_s)
+    intake = Intake(Registry(settings.contracts), payload_keys, NodeKeys.of(settings), metrics, rules)
+    folder = claim_spool(settings.state_dir, place.number, place.processes)
+    sink = Sink(settings, Spool(folder.path, payload_keys, limits.spool_bytes), metrics, limits.budget_s)
     api = CollectorApi(intake, sink, write_keys, metrics, options)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -45,10 +66,26 @@ async def serve(settings: Settings, options: CollectorOptions, address: tuple[st
     await runner.setup()
     await sink.start()
     try:
-        await listen(runner, *address)
-        get_logger().info("serving", host=address[0], port=address[1])
-        await stop.wait()
+        await listen(runner, *address, reuse_port=place.processes > 1 or None)
+        get_logger().info("serving", host=address[0], port=address[1], process=place.number)
+        await _wait_for_stop(stop, place)
     finally:
         await runner.cleanup()
         await sink.stop()
-        get_logger().info("stopped")
+        folder.release()
+        get_logger().info("stopped", process=place.number)
+
+
+async def _wait_for_stop(stop: asyncio.Event, place: ProcessPlace) -> None:
+    """Wait for the signal, and for the end of the parent process where this is one of several: nobody else would end it."""
+    parent = os.getppid()
+    while not stop.is_set():
+        try:
+            await asyncio.wait_for(stop.wait(), PARENT_S if place.processes > 1 else None)
+        except TimeoutError:
+            if os.getppid() != parent:
+                get_logger().error("the parent process died", process=place.number)
+                return
+
+
+__all__ = ["ProcessPlace", "SpoolLimits", "serve"]

@@ -351,6 +351,23 @@ def test_refusals_are_documented_answers(settings: Settings) -> None:
     asyncio.run(walk())
 
 
+def test_behind_a_trusted_proxy_the_limit_is_by_visitor(settings: Settings) -> None:
+    """The proxy's entry of X-Forwarded-For is the address, not what the visitor wrote before it."""
+    installation = settings.model_copy(update={"trusted_proxies": 1, "decision_rate": 1.0})
+
+    async def walk() -> None:
+        async with running(installation) as served:
+            await served.until(lambda answer: "reason" in answer)
+
+            async def status(forwarded: str) -> int:
+                return (await served.ask(headers={"X-Forwarded-For": forwarded}))[0]
+
+            assert {await status(f"198.51.100.{number}:4711") for number in range(50)} == {200}
+            assert 429 in [await status(f"192.0.2.{number}, 198.51.100.200") for number in range(10)]
+
+    asyncio.run(walk())
+
+
 WIDGET = """
 require(process.argv[1]);
 headwater.decide({experiment: "hero-banner", visitor: "v1", fallback: "static", endpoint: process.argv[2],

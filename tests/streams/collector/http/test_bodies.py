@@ -10,6 +10,8 @@ import brotli  # type: ignore[import-untyped] # publishes no types
 import orjson
 import pytest
 
+from streams.collector.event import InvalidItem
+from streams.collector.http import handlers
 from tests.streams.collector.http.served import ServedCollector
 
 EVENT = {"event_name": "x", "client_id": "c-1", "text": "straße"}
@@ -211,6 +213,17 @@ def test_a_failure_on_one_item_costs_this_item(collector: ServedCollector, monke
     answer = collector.post("/v1/events", [{"event_name": name} for name in ("a", "fails", "b")])
     assert (answer.status, answer.json["accepted"], answer.json["refused"][0]["index"]) == (200, 2, 1)
     assert [json.loads(body)["event_name"] for _, _, body in collector.take_letters()] == ["fails"]
+    assert "ZeroDivisionError" in answer.json["refused"][0]["message"]
+
+
+def test_a_parser_that_fails_costs_one_item() -> None:
+    """Where a protocol's parser raises what it should not, the item is invalid; others are parsed."""
+
+    def parse(item: Any) -> InvalidItem:
+        return InvalidItem(f"refused {1 // item}")
+
+    assert handlers._guard(parse)(0) == InvalidItem("the collector failed on it: ZeroDivisionError")
+    assert handlers._guard(parse)(1) == InvalidItem("refused 1")
 
 
 def test_an_unforeseen_failure_is_a_503_that_everybody_can_read(

@@ -171,8 +171,8 @@ def test_head_is_answered_like_get(collector: ServedCollector, path: str) -> Non
         ("/2/httpapi", "Amplitude"),
         ("/b/ss/suite/1/JS-2.0/s123", "Adobe"),
         ("/api/event", "Plausible"),
+            ("/j/collect?v=1", "Google"),
         ("/tr", "Meta"),
-        ("/g/collect?v=2", "Google"),
     ],
 )
 def test_another_products_sender_is_told_what_to_use(collector: ServedCollector, path: str, product: str) -> None:

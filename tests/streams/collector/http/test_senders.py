@@ -1,5 +1,6 @@
 """What the collector takes from the head of a request: origins, addresses, agents."""
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -97,6 +98,8 @@ def test_sp_anonymous_keeps_no_address_and_no_network_id(collector: ServedCollec
         collector.send("POST", path, {"schema": schema, "data": [item]}, headers)
         (event,) = collector.take_events()
         assert (len(event["identifiers"]), event["ip_prefix"]) == (identifiers, prefix)
+    collector.post("/v1/events", {"event_name": "x", "ip_override": "192.0.2.7"}, **{"SP-Anonymous": "*"})
+    assert [event["ip_prefix"] for event in collector.take_events()] == [""]
 
 
 def test_bytes_of_an_agent_that_are_no_utf8_are_replaced(collector: ServedCollector) -> None:
@@ -104,3 +107,15 @@ def test_bytes_of_an_agent_that_are_no_utf8_are_replaced(collector: ServedCollec
     assert collector.post("/v1/events", {"event_name": "x"}, **{"User-Agent": "Navegadorão/1.0"}).status == 200
     (event,) = collector.take_events()
     assert event["user_agent"] == "Navegador�o/1.0"
+
+
+def test_a_request_that_is_no_http_is_logged_without_its_data(
+    collector: ServedCollector, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is answered 400, and neither its key nor its event stands in a log; addresses that are no text pass too."""
+    with socket.create_connection(("127.0.0.1", collector.port), 10) as connection:
+        connection.sendall(b"GET /i?e=pv&aid=secret-key&page=\xff HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 400 " in connection.recv(100)
+    assert "secret-key" not in caplog.text
+    assert collector.send("GET", f"/i?e=pv&aid={collector.key}&page=%ff%00").status == 200
+    assert len(collector.take_events()) == 1
