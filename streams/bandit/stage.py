@@ -57,10 +57,10 @@ class BanditStage:
 
     def _is_imported(self, value: bytes) -> bool:
         header = value[:HEADER_BYTES]
-        read = self._import_flags.get(header)
-        if read is None:
-            read = self._import_flags[header] = flag_reader(self._registry.by_id(schema_id(value)), "imported")
-        return read(value)
+        read_flag = self._import_flags.get(header)
+        if read_flag is None:
+            read_flag = self._import_flags[header] = flag_reader(self._registry.by_id(schema_id(value)), "imported")
+        return read_flag(value)
 
     # -- batches
 
