@@ -38,7 +38,7 @@ MAX_CACHED = 1_024
 MAX_CACHED_BYTES = 1_024
 HOURS, COUNTRY = ("collector_ts", "event_ts"), "region"
 """Fields of which an anonymised event keeps a part."""
-VARYING = ("signals", "page_url", "page_title", "page_referrer", "properties", "items")
+VARYING = ("signals", "page_url", "page_title", "page_referrer", "properties")
 """Fields that are cleaned alone: their neighbours repeat more often without them."""
 MAX_CLEAN, MAX_CLEAN_BYTES, MAX_CLEAN_SIGNALS_BYTES = 2_048, 512, 4_096
 """Cached clean values of each field: how many, and the largest in bytes; the last of signals."""
