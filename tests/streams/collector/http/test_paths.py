@@ -171,7 +171,7 @@ def test_head_is_answered_like_get(collector: ServedCollector, path: str) -> Non
         ("/2/httpapi", "Amplitude"),
         ("/b/ss/suite/1/JS-2.0/s123", "Adobe"),
         ("/api/event", "Plausible"),
-            ("/j/collect?v=1", "Google"),
+        ("/j/collect?v=1", "Google"),
         ("/tr", "Meta"),
     ],
 )
