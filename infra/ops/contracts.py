@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import ConfigError
+from infra.processes.file_lock import exclusive
 from infra.settings import Settings, load_settings
-from infra.waiting.file_lock import exclusive
 from schemas.compatibility import BreakingChange, breaking_changes, breaking_lock_changes
 from schemas.contract import Contract, ContractError, Schema
 from schemas.files import check_lock, parse_json, read_contracts, read_json, read_lock

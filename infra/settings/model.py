@@ -12,7 +12,7 @@ from infra.parsing.environment import clean_value
 from infra.secrets import Secret
 from infra.settings.secret_files import check_plain, read_secret
 from infra.settings.urls import check_graph_url, check_http_url, check_redis_url
-from infra.settings.values import read_brokers, read_kafka_options, read_origins
+from infra.settings.values import read_brokers, read_kafka_options, read_origin_texts, read_origins
 
 PACKAGED_CONTRACTS = Path(__file__).resolve().parents[2] / "schemas" / "contracts"
 
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     trusted_proxies: int = Field(
         0, ge=0, le=10, description="proxies in front of collector and decisions that append to X-Forwarded-For; 0 = none"
     )
-    cors_origins: Origins = Field(
+    cors_origins: Annotated[list[str], NoDecode, BeforeValidator(read_origin_texts)] = Field(
         [], description="origins of pages that may send to the collector: comma separated, or a JSON list"
     )
     region_header: str = Field("", description="header in which a trusted proxy sets the visitor's region; empty = none")

@@ -53,6 +53,11 @@ def _option_text(key: str, value: object) -> str:
 
 def read_origins(value: object) -> list[str]:
     """Return origins as browsers write them (lower case, no slash, no default port) from commas, JSON or a list."""
+    return [_read_origin(number, origin) for number, origin in enumerate(read_origin_texts(value), 1)]
+
+
+def read_origin_texts(value: object) -> list[str]:
+    """Return the texts of a list of origins, from commas, JSON or a list. What they may be is their reader's rule."""
     origins = value
     if isinstance(value, str):
         origins = (
@@ -60,11 +65,11 @@ def read_origins(value: object) -> list[str]:
         )
     if not isinstance(origins, Iterable) or isinstance(origins, Mapping):
         raise ValueError(EXPECTED_ORIGINS)
-    return [_read_origin(number, origin) for number, origin in enumerate(origins, 1)]
+    return [str(origin) for origin in origins]
 
 
-def _read_origin(number: int, origin: object) -> str:
-    match = ORIGIN.fullmatch(origin.strip().lower()) if isinstance(origin, str) else None
+def _read_origin(number: int, origin: str) -> str:
+    match = ORIGIN.fullmatch(origin.strip().lower())
     if match is None:
         raise ValueError(f"entry {number} is no origin: {EXPECTED_ORIGINS}")
     scheme, host, port = match.groups()

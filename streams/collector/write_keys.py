@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from infra.errors import ConfigError
 from infra.parsing.site import site_of
+from infra.processes.file_lock import exclusive
 from infra.secrets import equal_in_constant_time, sha256_hex
-from infra.waiting.file_lock import exclusive
 from schemas.registry import write_atomically
 
 CHECK_S = 1.0

@@ -7,7 +7,7 @@ import faust
 from faust.serializers.schemas import Schema
 from mode.utils.queues import FlowControlEvent
 
-from infra.memory import keep_freed_memory
+from infra.processes.memory import keep_freed_memory
 from streams.runtime.worker import Worker
 
 

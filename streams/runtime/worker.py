@@ -20,10 +20,10 @@ from infra.clients.kafka import reader
 from infra.clients.topic_ids import TopicWatch, is_for_another_topic
 from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable
 from infra.payload_keyring import PayloadKeyring
+from infra.processes.back_off import BackOff
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
-from infra.waiting.back_off import BackOff
 from schemas.registry import Registry
 from streams.runtime.counts import CellCounts
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition

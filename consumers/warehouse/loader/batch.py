@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from consumers.warehouse.loader.intent import Intent
 from consumers.warehouse.topic_partition import TopicPartition
-from infra.waiting.back_off import BackOff
+from infra.processes.back_off import BackOff
 
 MAX_ROWS = 50_000
 """Of one insert."""

@@ -10,8 +10,8 @@ from typing import IO, Any
 
 from infra.errors import ConfigError
 from infra.ops.embedded.supervisor import Status
+from infra.processes.file_lock import LockedElsewhere, claim
 from infra.settings import house_file
-from infra.waiting.file_lock import LockedElsewhere, claim
 
 FREE_BYTES = 1_000_000_000
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from infra.errors import EXIT_CONFIG, EXIT_HALTED, ConfigError
 from infra.ops.embedded.servers.child import Child, Program, StartFailed, truncate_log
-from infra.waiting.back_off import BackOff
+from infra.processes.back_off import BackOff
 
 BACK_OFF = BackOff(0.2, 15.0)
 STEADY_S = 30.0

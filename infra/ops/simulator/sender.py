@@ -14,7 +14,7 @@ from infra.ops.simulator.protocols.messages import Answer, Post, SendStamp
 from infra.ops.simulator.protocols.requests import build_consent_request, build_decision_request, build_event_request
 from infra.ops.simulator.truth import PERSONALIZATION, expected_outcome, expected_purposes
 from infra.ops.simulator.world.acts import DecisionRequest, Defect, Journey, SimulatedEvent, SimulatedRequest, Statement
-from infra.waiting.back_off import BackOff
+from infra.processes.back_off import BackOff
 
 PATIENCE_S = 180.0
 TIMEOUT_S = 20.0

@@ -7,7 +7,7 @@ import uvloop
 
 from infra.errors import EXIT_CONFIG, ConfigError
 from infra.http.listening import listen_once
-from infra.processes import ProcessGroup
+from infra.processes.children import ProcessGroup
 from infra.settings import load_settings
 from infra.telemetry.logs import configure_logs
 from streams.collector.http.options import CollectorOptions

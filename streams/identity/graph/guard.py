@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from infra.errors import ConfigError, Retryable
+from infra.processes.back_off import BackOff
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
-from infra.waiting.back_off import BackOff
 
 BACK_OFF = BackOff(0.2, 5.0)
 PATIENCE_S = 30.0

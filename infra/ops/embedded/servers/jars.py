@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.errors import ConfigError
-from infra.waiting.file_lock import exclusive
+from infra.processes.file_lock import exclusive
 
 LOCK_FILE = Path(__file__).with_name("kafka-jars.json")
 LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl"  # part of Kafka's own distribution; without it there is no log

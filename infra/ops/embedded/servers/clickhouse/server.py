@@ -30,7 +30,7 @@ from infra.ops.embedded.servers.clickhouse.requests import Query, foreign_reason
 from infra.ops.embedded.servers.clickhouse.results import ResultPipe, send, send_whole, summary_header
 from infra.ops.embedded.servers.clickhouse.slots import Slots
 from infra.ops.embedded.servers.clickhouse.sql import is_select
-from infra.waiting.file_lock import LockedElsewhere, claim
+from infra.processes.file_lock import LockedElsewhere, claim
 
 LOOPBACK = "127.0.0.1"
 

@@ -2,7 +2,7 @@
 
 from itertools import islice
 
-from infra.waiting.back_off import BackOff
+from infra.processes.back_off import BackOff
 
 
 def test_pauses_double_up_to_the_longest() -> None:

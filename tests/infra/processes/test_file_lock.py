@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.waiting.file_lock import LockedElsewhere, claim, exclusive
+from infra.processes.file_lock import LockedElsewhere, claim, exclusive
 
 HOLD = """
 import sys
 from pathlib import Path
-from infra.waiting.file_lock import {name}
+from infra.processes.file_lock import {name}
 with {name}(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()

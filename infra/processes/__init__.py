@@ -1,0 +1,1 @@
+"""Processes and what they share: children, locks on files, memory, back-off."""

@@ -1,1 +1,0 @@
-"""Waiting for others: locks between processes, and pauses before another try."""
