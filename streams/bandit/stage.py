@@ -5,14 +5,14 @@ It has two inputs in one group. `events.resolved` is joined without state: event
 partition, also when profiles were merged in between; there they are counted once, from that partition's state.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from uuid import UUID
 
 from infra.errors import Retryable
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, HeadReader, Record, Undecodable, UnknownContract, decode, encode, schema_id
-from schemas.fast.flag_reader import flag_reader
+from schemas.fast.flag_reader import FlagReader
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue
 from streams.bandit.counting import Changes, CountedOutcome, Counting
@@ -51,16 +51,16 @@ class BanditStage:
         self._metrics = metrics
         self._catalogue = Catalogue(registry)
         self._head = HeadReader(registry, "event_ts")
-        self._import_flags: dict[bytes, Callable[[bytes], bool]] = {}
+        self._imports: dict[bytes, FlagReader] = {}
         """By header."""
         self._countings: dict[int, Counting] = {}
 
     def _is_imported(self, value: bytes) -> bool:
         header = value[:HEADER_BYTES]
-        read_flag = self._import_flags.get(header)
-        if read_flag is None:
-            read_flag = self._import_flags[header] = flag_reader(self._registry.by_id(schema_id(value)), "imported")
-        return read_flag(value)
+        imports = self._imports.get(header)
+        if imports is None:
+            imports = self._imports[header] = FlagReader(self._registry.by_id(schema_id(value)), "imported")
+        return imports.read(value)
 
     # -- batches
 

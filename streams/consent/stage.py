@@ -193,6 +193,7 @@ class ConsentStage:
             values = [value or b"" for value in values]
         common = self._caches.get(values[0][:HEADER_BYTES])
         heads = [None] * len(values) if common is None else common.head.read_many(values)
+        imports = common is not None and common.imports.may_hold(values)
         for at, key, value, early_head in zip(positions, keys, values, heads, strict=True):
             try:
                 if early_head and common:
@@ -207,8 +208,8 @@ class ConsentStage:
                     self._queue_event(progress, at, cache, context, head)
                 elif decision.passes:
                     written((key, value.replace(cache.header, decision.prefix, 1), BY_KEY))
-                    key_of_outcome = decision.imported_key if cache.is_imported(value) else decision.key
-                    counted((context, key_of_outcome, head[3] // MINUTE_MS))
+                    imported = (imports or cache is not common) and cache.imports.read(value)
+                    counted((context, decision.imported_key if imported else decision.key, head[3] // MINUTE_MS))
                 else:
                     redactor.defer_redaction(at, cache, context, decision, head[3] // MINUTE_MS)
             except Undecodable as error:
@@ -286,7 +287,7 @@ class ConsentStage:
         if decision.passes:
             value = progress.batch.values[at] or b""
             progress.redactor.written.append((key, value.replace(cache.header, decision.prefix, 1), BY_KEY))
-            counted = decision.imported_key if cache.is_imported(value) else decision.key
+            counted = decision.imported_key if cache.imports.read(value) else decision.key
             progress.redactor.counted.append((context, counted, time // MINUTE_MS))
         else:
             progress.redactor.defer_redaction(at, cache, context, decision, time // MINUTE_MS)

@@ -16,7 +16,7 @@ import numpy as np
 
 from infra.errors import Retryable
 from schemas.codec import HEADER_BYTES, HeadReader, Record, Undecodable, UnknownContract, schema_id
-from schemas.fast.flag_reader import flag_reader
+from schemas.fast.flag_reader import FlagReader
 from schemas.fast.flat_encoder import flat_encoder
 from schemas.fast.head_columns import MIN_BATCH, HeadColumns
 from schemas.fast.head_slicer import HeadSlicer
@@ -38,7 +38,6 @@ MAX_CACHED_SETS = 50_000
 """Of one of two generations; about 1 KB each."""
 LAST_FIELD = "identifiers"
 
-K = TypeVar("K")
 T = TypeVar("T")
 
 is_node = re.compile(r"[0-3][0-9a-f]{32}").fullmatch
@@ -61,14 +60,14 @@ class EventOrigin:
     event_name: str
     source: str
     heartbeat: bool
-    imported: bool
-    """Such events are history, counted apart from the present volume."""
+    imported: "EventOrigin | None"
+    """The origin of imported events that are alike otherwise; None for such a one, whose events are counted apart."""
     claims: bytes
     """Prefix of the claim names: source and event name, because a purchase and its refund may carry one id."""
 
     def cell(self, minute: int, outcome: str) -> CountCell:
         """Return the cell that counts its events of a minute since 1970 with an outcome."""
-        counted = f"{IMPORTED}{outcome}" if self.imported else outcome
+        counted = outcome if self.imported else f"{IMPORTED}{outcome}"
         return CountCell(minute * MINUTE_MS, self.source, self.event_name, counted)
 
 
@@ -151,13 +150,13 @@ class _HeadDecoder:
         self._field_indexes = [
             contract.names.index(name) for name in ("consent_purposes", "event_id", "heartbeat", "collector_ts", LAST_FIELD)
         ]
-        self._is_imported = flag_reader(contract, "imported")
+        self._imports = FlagReader(contract, "imported")
         self._slicer = HeadSlicer(contract, LAST_FIELD)
         self._columns = HeadColumns(contract, LAST_FIELD)
         self._reader = HeadReader(registry, LAST_FIELD)
         self._column_encoder = flat_encoder(resolved.columns(), resolved.header)
         self._consents: OrderedDict[bytes, Consent] = OrderedDict()
-        self._origins: OrderedDict[tuple[bytes, bool], EventOrigin] = OrderedDict()
+        self._origins: OrderedDict[bytes, EventOrigin] = OrderedDict()
         self._younger: dict[bytes, IdentifierSet] = {}
         self._older: dict[bytes, IdentifierSet] = {}
         self._nobody = IdentifierSet((), self._column_encoder)
@@ -176,7 +175,7 @@ class _HeadDecoder:
         odd = np.flatnonzero(~heads.sound).tolist()
         if odd:
             rows = compress(rows, heads.sound.tolist())
-        return self._events(rows, on_error), odd
+        return self._events(rows, self._imports.may_hold(filter(None, values)), on_error), odd
 
     def read_one(self, position: int, value: bytes, on_error: OnUndecodable) -> list[IdentityEvent]:
         """Return the event of one record, whatever its encoding. Raises Undecodable."""
@@ -187,18 +186,22 @@ class _HeadDecoder:
             id_at += 1
         clock_at = ends[clock - 1]
         row = (value, ends[purposes], id_at + 1, ends[event_id], ends[heartbeat], read_long(value, clock_at), ends[nodes - 1])
-        return self._events([(position, (*row, ends[nodes]))], on_error)
+        return self._events([(position, (*row, ends[nodes]))], True, on_error)
 
-    def _events(self, rows: Iterable[tuple[int, tuple[Any, ...]]], on_error: OnUndecodable) -> list[IdentityEvent]:
+    def _events(
+        self, rows: Iterable[tuple[int, tuple[Any, ...]]], imports: bool, on_error: OnUndecodable
+    ) -> list[IdentityEvent]:
+        """Return the events of these rows; `imports`: whether any may be imported."""
         events: list[IdentityEvent] = []
         consents, origins, identifier_sets = self._consents.get, self._origins.get, self._younger.get
-        is_imported = self._is_imported
         for position, (value, purposes_end, id_at, id_end, origin_end, clock, nodes_at, nodes_end) in rows:
             try:
                 encoded = value[:purposes_end]
                 purposes, anonymised, linkable = consents(encoded) or self._decode_consent(encoded, value)
-                names = (value[id_end:origin_end], is_imported(value))
-                origin = origins(names) or self._decode_origin(names, value)
+                encoded = value[id_end:origin_end]
+                origin = origins(encoded) or self._decode_origin(encoded, value)
+                if imports and origin.imported and self._imports.read(value):
+                    origin = origin.imported
                 event_id = value[id_at:id_end]
                 if not event_id.isascii():
                     event_id = self._head(value)["event_id"].encode()
@@ -226,11 +229,13 @@ class _HeadDecoder:
         consent = Consent(purposes, head["consent_outcome"] == "anonymise", bool(purposes & ANALYTICS))
         return _remember(self._consents, MAX_CACHED_TEXTS, encoded, consent)
 
-    def _decode_origin(self, names: tuple[bytes, bool], value: bytes) -> EventOrigin:
+    def _decode_origin(self, encoded: bytes, value: bytes) -> EventOrigin:
         head = self._head(value)
         source, event_name = head["source"], head["event_name"]
-        origin = EventOrigin(event_name, source, head["heartbeat"], names[1], f"{source}:{event_name}\0".encode())
-        return _remember(self._origins, MAX_CACHED_TEXTS, names, origin)
+        claims = f"{source}:{event_name}\0".encode()
+        imported = EventOrigin(event_name, source, head["heartbeat"], None, claims)
+        origin = EventOrigin(event_name, source, head["heartbeat"], imported, claims)
+        return _remember(self._origins, MAX_CACHED_TEXTS, encoded, origin)
 
     def _cached_identifiers(self, encoded: bytes, value: bytes) -> IdentifierSet:
         """Return a set that is not in the younger generation of the cache, and move it there."""
@@ -251,7 +256,7 @@ class _HeadDecoder:
         return IdentifierSet(tuple(nodes), self._column_encoder) if nodes else self._nobody
 
 
-def _remember(cache: OrderedDict[K, T], limit: int, encoded: K, value: T) -> T:
+def _remember(cache: OrderedDict[bytes, T], limit: int, encoded: bytes, value: T) -> T:
     if len(cache) >= limit:
         cache.popitem(last=False)
     cache[encoded] = value

@@ -11,7 +11,7 @@ from itertools import count
 from typing import NamedTuple
 
 from schemas.codec import Record
-from schemas.fast.flag_reader import flag_reader
+from schemas.fast.flag_reader import FlagReader
 from schemas.fast.flat_encoder import flat_record_encoder
 from schemas.registry import Contract
 from streams.consent.decision.decide import Action, ConsentDecision, decide, evidence_hash, exempt
@@ -157,7 +157,7 @@ class DecisionCache:
     def __init__(self, raw: Contract, consented: Contract, policy: Policy, reader: SignalReader) -> None:
         self.header = raw.header
         self.head = EventHeadReader(raw)
-        self.is_imported = flag_reader(raw, "imported")
+        self.imports = FlagReader(raw, "imported")
         self.rewriter = Rewriter(raw, policy, ClickIds(policy.click_ids))
         self._policy = policy
         self._reader = reader

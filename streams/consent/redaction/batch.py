@@ -90,7 +90,7 @@ class BatchRedactor:
         self._count(cache, redaction.context, redaction.decision, redaction.minute, value)
 
     def _count(self, cache: DecisionCache, context: EventContext, decision: EncodedDecision, minute: int, value: bytes) -> None:
-        key = decision.imported_key if cache.is_imported(value) else decision.key
+        key = decision.imported_key if cache.imports.read(value) else decision.key
         self.counted.append((context, key, minute))
 
 

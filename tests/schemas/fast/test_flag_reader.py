@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import encode
 from schemas.contract import Contract
-from schemas.fast.flag_reader import flag_reader
+from schemas.fast.flag_reader import FlagReader
 from schemas.registry import Registry
 
 RAW = Registry(PACKAGED_CONTRACTS).latest("events.raw")
@@ -28,11 +28,16 @@ def test_a_flag_is_what_was_encoded(contract: Contract, imported: bool, items: l
     """As the last field of a contract, and with fields behind it."""
     record = {**HEAD, "imported": imported, "items": items, "properties": properties}
     later = {"later": properties} if contract is LONGER else {}
-    assert flag_reader(contract, "imported")(encode(contract, record | later)) is imported
+    value, reader = encode(contract, record | later), FlagReader(contract, "imported")
+    assert reader.read(value) is imported
+    assert reader.may_hold([b"", value]) >= imported
 
 
 def test_a_flag_that_is_not_there_is_false() -> None:
     """In a contract without it, and in a record that was cut before it."""
     earlier = Contract("events.raw", 98, 98, {**RAW.schema, "fields": RAW.schema["fields"][:-1]}, None)
-    assert not flag_reader(earlier, "imported")(encode(earlier, HEAD) + b"\1")
-    assert not flag_reader(LONGER, "imported")(encode(LONGER, {**HEAD, "imported": True})[:30])
+    reader, value = FlagReader(earlier, "imported"), encode(earlier, HEAD) + b"\1"
+    assert not reader.read(value)
+    assert not reader.may_hold([value])
+    assert not FlagReader(LONGER, "imported").read(encode(LONGER, {**HEAD, "imported": True})[:30])
+    assert not FlagReader(RAW, "imported").may_hold([encode(RAW, HEAD)] * 3)
