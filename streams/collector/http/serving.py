@@ -4,6 +4,7 @@ import asyncio
 import signal
 from typing import NamedTuple
 
+from infra.http.cors import AllowedOrigins
 from infra.http.listening import build_runner, listen
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
@@ -12,12 +13,15 @@ from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import Spool
+from streams.collector.http.id_cookie import IdCookies, IdCookieSettings
 from streams.collector.http.options import CollectorOptions
 from streams.collector.http.server import CollectorApi
 from streams.collector.intake import Intake
 from streams.collector.signals.choice_rules import ChoiceRules
 from streams.collector.signals.policy_source import PolicySource
+from streams.collector.signals.storage_consent import StorageRules
 from streams.collector.write_keys import WriteKeyStore
+from streams.consent.formats.gvl import GvlFolder
 from streams.identity.nodes import NodeKeys
 
 
@@ -26,6 +30,12 @@ class SpoolLimits(NamedTuple):
 
     budget_s: float
     spool_bytes: int
+
+
+def build_id_cookies(settings: Settings, cookie: IdCookieSettings, origins: AllowedOrigins) -> IdCookies:
+    """Build the cookies with the policy and vendor lists of the consent stage. ConfigError where the policy does not load."""
+    rules = StorageRules(PolicySource(settings.policy), GvlFolder(settings.gvl_dir))
+    return IdCookies(cookie, rules, origins)
 
 
 async def serve(settings: Settings, options: CollectorOptions, address: tuple[str, int], limits: SpoolLimits) -> None:
