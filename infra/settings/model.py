@@ -81,6 +81,13 @@ class Settings(BaseSettings):
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(read_origin_texts)] = Field(
         [], description="origins of pages that may send to the collector: comma separated, or a JSON list"
     )
+    id_cookie: str = Field("", description="name of the first-party id cookie that the collector sets; empty = none")
+    id_cookie_domain: str = Field(
+        "", description="domain of that cookie, e.g. shop.example; empty = the collector's host alone"
+    )
+    id_cookie_days: int = Field(
+        395, ge=1, le=400, description="days that the cookie lives after each event that grants storage"
+    )
     region_header: str = Field("", description="header in which a trusted proxy sets the visitor's region; empty = none")
 
     privacy_sla_s: float = Field(86_400.0, gt=0, description="time that rooms have to do their part of a withdrawal")

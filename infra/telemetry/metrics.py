@@ -49,6 +49,7 @@ CounterName: TypeAlias = (
         Literal["headwater_problems_total"],
         _spec("Optional fields that did not fit, of accepted events", "source", "field", "tag_version"),
     ]
+    | Annotated[Literal["headwater_id_cookies_total"], _spec("First-party id cookies: set, renewed or deleted", "outcome")]
     # consent
     | Annotated[Literal["headwater_policy_loads_total"], _spec("Changes of the consent policy file", "result")]
     | Annotated[Literal["headwater_consent_conflicts_total"], _spec("Events on which two consent signals disagree", "purpose")]

@@ -28,6 +28,18 @@ Micro = Annotated[bool, typer.Option(help="Serve /micro/*: the last events, for 
 Processes = Annotated[
     int, typer.Option(min=1, max=64, help="Processes that share the port; /metrics of any shows the sums over all.")
 ]
+IdCookie = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of a first-party id cookie, set where an event grants storage; default: the installation's, or none."
+    ),
+]
+IdCookieDomain = Annotated[
+    str | None, typer.Option(help="Domain of the cookie, e.g. shop.example; default: the collector's host alone.")
+]
+IdCookieDays = Annotated[
+    int | None, typer.Option(min=1, max=400, help="Days that the cookie lives after the last such event; default: 395.")
+]
 
 
 @app.command(epilog="Example: headwater collect --port 8080 --cors-origin https://shop.example")
@@ -44,6 +56,9 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
     spool_bytes: Annotated[int, typer.Option(min=4_194_304, help="Largest size of the spool of each process.")] = 1_073_741_824,
     micro: Micro = False,
     processes: Processes = 1,
+    id_cookie: IdCookie = None,
+    id_cookie_domain: IdCookieDomain = None,
+    id_cookie_days: IdCookieDays = None,
 ) -> None:
     """Serve the collector. A 200 means that Kafka's in-sync replicas, or the fsynced spool, have the event."""
     import uvloop
@@ -51,6 +66,7 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
     from infra.http.cors import AllowedOrigins
     from infra.settings import load_settings
     from infra.telemetry.logs import configure_logs
+    from streams.collector.http.id_cookie import IdCookieSettings
     from streams.collector.http.options import CollectorOptions
     from streams.collector.http.process import CollectorProcess, serve_by_processes
     from streams.collector.http.routes import check_base_path
@@ -58,13 +74,18 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
 
     configure_logs("collector")
     settings = load_settings()
+    origins = AllowedOrigins([*settings.cors_origins, *(cors_origin or ())])
+    name = settings.id_cookie if id_cookie is None else id_cookie
+    domain = settings.id_cookie_domain if id_cookie_domain is None else id_cookie_domain
+    cookie = IdCookieSettings(name, domain, id_cookie_days or settings.id_cookie_days) if name else None
     options = CollectorOptions(
         settings.region_header if region_header is None else region_header,
         (1 if forwarded else settings.trusted_proxies) if trusted_proxies is None else trusted_proxies,
-        AllowedOrigins([*settings.cors_origins, *(cors_origin or ())]),
+        origins,
         micro,
         check_base_path(base_path),
         tuple(snowplow_path or ()),
+        cookie,
     )
     address, limits = (host, port), SpoolLimits(budget, spool_bytes)
     if processes > 1:

@@ -75,9 +75,9 @@ class Normaliser:
 
     def build_record(self, event: ProtocolEvent, request: RequestContext, on_masked: OnMasked) -> tuple[str, Record]:
         """Return (Kafka key, record). `on_masked` is called with the name of each field in which something was masked."""
-        region = event.region if request.region is None else request.region
+        region = choose_region(event, request)
         subject, nodes = event_nodes(self._keys, event.identifiers, region)
-        agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
+        agent = _agent(event, request)
         mask = EventMask(event, request.ip, on_masked, agent)
         problems = [*request.problems, *event.problems]
         event_id = self._build_event_id(event, mask, problems)
@@ -90,7 +90,7 @@ class Normaliser:
             "event_name": mask.mask_short("event_name", event.name, MAX_ID),
             "site": site,
             "region": region,
-            "signals": mask.mask_signals(add_gpc(event.signals, request.gpc) if request.gpc else event.signals),
+            "signals": _mask_signals(event, request, mask),
             "identifiers": nodes,
             "decision_token": mask.mask_short("decision_token", event.decision_token, MAX_TEXT),
             "order_id": mask.mask_order_id(event.order_id, MAX_ID, self._keys.first["user"]),
@@ -133,6 +133,24 @@ class Normaliser:
         if event.derive_from:
             return hashlib.sha256(event.derive_from).hexdigest()[:32]
         return secrets.token_hex(16)
+
+
+def choose_region(event: ProtocolEvent, request: RequestContext) -> str:
+    """Return the visitor's region: the trusted header's, or the event's own where headers tell the server's."""
+    return event.region if request.region is None else request.region
+
+
+def signals_of(event: ProtocolEvent, request: RequestContext) -> Mapping[str, str]:
+    """Return the signals of an event as its record has them."""
+    return _mask_signals(event, request, EventMask(event, request.ip, lambda _field: None, _agent(event, request)))
+
+
+def _mask_signals(event: ProtocolEvent, request: RequestContext, mask: EventMask) -> Mapping[str, str]:
+    return mask.mask_signals(add_gpc(event.signals, request.gpc) if request.gpc else event.signals)
+
+
+def _agent(event: ProtocolEvent, request: RequestContext) -> str:
+    return (event.user_agent or request.user_agent)[:MAX_TEXT]
 
 
 def _describe_request(request: RequestContext) -> Record:

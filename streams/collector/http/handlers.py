@@ -16,6 +16,7 @@ from streams.collector.event import InvalidField, InvalidItem, Item, ProtocolEve
 from streams.collector.fields.repeated_keys import RepeatedKeys
 from streams.collector.fields.tolerant_json import ParsedBody
 from streams.collector.http.answers import answer_events, list_problems, summarise
+from streams.collector.http.id_cookie import EventBatch, VisitorCookie
 from streams.collector.http.options import CollectorOptions
 from streams.collector.http.payload import parse_json, query_fields
 from streams.collector.http.rejections import RejectionReason, RequestRejected
@@ -87,13 +88,30 @@ class DoorHandlers:
             return list_problems(map(_guard(door.parse_item), items))
         if sender.is_anonymous:
             items = [_without_network_ids(item) for item in items]
-        result, groups = IntakeResult(), self._group_by_key(door, items, key)
+        groups = self._group_by_key(door, items, key)
         for owner, _, owned in groups:
             self._admit(owner, len(owned))
-        for owner, parse, owned in groups:
-            guarded = _without_address(_guard(parse)) if sender.is_anonymous else _guard(parse)
-            await self._accept_in_slices(owned, guarded, sender.context(owner, self._options, parsed.problems), result)
-        return answer_events(door.answer, result, parsed.problems)
+        batches = [
+            EventBatch(
+                owned,
+                _without_address(_guard(parse)) if sender.is_anonymous else _guard(parse),
+                sender.context(owner, self._options, parsed.problems),
+            )
+            for owner, parse, owned in groups
+        ]
+        cookie = self._open_cookie(sender, key)
+        result = await self._accept_batches(cookie.identify(batches) if cookie else batches)
+        return self._write_cookie(cookie, answer_events(door.answer, result, parsed.problems))
+
+    def _open_cookie(self, sender: SenderRequest, key: WriteKey) -> VisitorCookie | None:
+        """Return the id cookie of a request; None where it has none."""
+        cookies = self._options.id_cookies
+        return None if cookies is None or sender.is_anonymous else cookies.open(sender.request, key.kind)
+
+    def _write_cookie(self, cookie: VisitorCookie | None, response: web.Response) -> web.Response:
+        if cookie is not None and (outcome := cookie.write(response)):
+            self._metrics.count("headwater_id_cookies_total", outcome=outcome)
+        return response
 
     async def _payload(self, sender: SenderRequest, door: EventDoor) -> ParsedBody:
         if door.read_request is not None:
@@ -136,15 +154,20 @@ class DoorHandlers:
             part = self._intake.accept_choices(items[start : start + SLICE], _guard(door.parse_item), context, single)
             await self._deliver(part)
             _extend(result, part, start)
-        return summarise(result, parsed.problems)
+        cookie = self._open_cookie(sender, key)
+        if cookie is not None:
+            cookie.consider_choices(items, door.parse_item, context)
+        return self._write_cookie(cookie, summarise(result, parsed.problems))
 
-    async def _accept_in_slices(
-        self, items: Sequence[Any], parse: ItemParser, context: RequestContext, result: IntakeResult
-    ) -> None:
-        for start in range(0, len(items), SLICE):
-            part = self._accept_slice(items[start : start + SLICE], parse, context)
-            await self._deliver(part)
-            _extend(result, part, start)
+    async def _accept_batches(self, batches: Iterable[EventBatch]) -> IntakeResult:
+        """Accept the items of all batches, a slice at a time."""
+        result = IntakeResult()
+        for items, parse, context in batches:
+            for start in range(0, len(items), SLICE):
+                part = self._accept_slice(items[start : start + SLICE], parse, context)
+                await self._deliver(part)
+                _extend(result, part, start)
+        return result
 
     def _accept_slice(self, items: Sequence[Any], parse: ItemParser, context: RequestContext) -> IntakeResult:
         """Accept items; where the collector fails on one, that one is a dead letter and the others are accepted."""

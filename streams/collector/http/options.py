@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from infra.http.cors import AllowedOrigins
+from streams.collector.http.id_cookie import IdCookies, IdCookieSettings
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,10 @@ class CollectorOptions:
     """Path beneath which the doors lie too; empty, or with a leading and no final slash."""
     snowplow_paths: tuple[str, ...] = ()
     """Further POST paths of Snowplow trackers."""
+    id_cookie: IdCookieSettings | None = None
+    """None: no cookie is set or read."""
+    id_cookies: IdCookies | None = None
+    """The cookies of this process, which it makes of `id_cookie`: they hold a policy, which is not handed to other processes."""
 
 
 __all__ = ["CollectorOptions"]

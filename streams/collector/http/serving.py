@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from typing import NamedTuple
 
+from infra.http.cors import AllowedOrigins
 from infra.http.listening import build_runner, listen
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
@@ -14,12 +16,15 @@ from schemas.registry import Registry
 from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import Spool
 from streams.collector.delivery.spool_folders import claim_spool
+from streams.collector.http.id_cookie import IdCookies, IdCookieSettings
 from streams.collector.http.options import CollectorOptions
 from streams.collector.http.server import CollectorApi
 from streams.collector.intake import Intake
 from streams.collector.signals.choice_rules import ChoiceRules
 from streams.collector.signals.policy_source import PolicySource
+from streams.collector.signals.storage_consent import StorageRules
 from streams.collector.write_keys import WriteKeyStore
+from streams.consent.formats.gvl import GvlFolder
 from streams.identity.nodes import NodeKeys
 
 PARENT_S = 0.5
@@ -31,6 +36,12 @@ class SpoolLimits(NamedTuple):
 
     budget_s: float
     spool_bytes: int
+
+
+def build_id_cookies(settings: Settings, cookie: IdCookieSettings, origins: AllowedOrigins) -> IdCookies:
+    """Build the cookies with the policy and vendor lists of the consent stage. ConfigError where the policy does not load."""
+    rules = StorageRules(PolicySource(settings.policy), GvlFolder(settings.gvl_dir))
+    return IdCookies(cookie, rules, origins)
 
 
 class ProcessPlace(NamedTuple):
@@ -51,6 +62,8 @@ async def serve(
     place: ProcessPlace = ONLY_PROCESS,
 ) -> None:
     """Serve until SIGTERM or SIGINT. ConfigError where the port is taken, the secret is missing or the policy does not load."""
+    if options.id_cookie is not None:
+        options = replace(options, id_cookies=build_id_cookies(settings, options.id_cookie, options.origins))
     metrics = Metrics()
     payload_keys = PayloadKeyring(settings.keyring_dir, settings.master)
     write_keys = WriteKeyStore(settings.write_keys_file)
