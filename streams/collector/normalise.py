@@ -18,7 +18,7 @@ from streams.collector.event import ProtocolEvent
 from streams.collector.fields.agents import device_class, is_bot, is_visitors
 from streams.collector.fields.event_ids import MAX_ID, readable_event_id
 from streams.collector.fields.property_texts import PropertyTexts, value_text
-from streams.collector.masking.event_mask import EventMask, OnMasked
+from streams.collector.masking.event_mask import LONGEST_SIGNAL_NAME, MAX_SIGNAL, SLACK, EventMask, OnMasked
 from streams.collector.masking.field_names import Category
 from streams.collector.signals.signals import add_gpc
 from streams.collector.write_keys import KeyKind
@@ -30,8 +30,14 @@ MIN_MS = 946_684_800_000
 TRANSIT_MS = 60_000
 """Difference between the clocks of device and collector up to which it is not skew but the request's way."""
 MAX_TEXT = 4_096
-SHORT_TEXTS = {"session_id": MAX_ID, "group_id": MAX_ID, "language": 64, "screen": 64, "timezone": 64}
-"""Fields that are texts and nothing else, and their characters."""
+SHORT_TEXTS = ("session_id", "group_id", "language", "screen", "timezone")
+"""Fields that are texts and nothing else."""
+LIMITS = {
+    "order_id": MAX_ID, "tag_version": MAX_ID, "page_url": MAX_TEXT, "page_title": MAX_TEXT, "page_referrer": MAX_TEXT,
+    "user_agent": MAX_TEXT, "decision_token": MAX_TEXT, "session_id": MAX_ID, "group_id": MAX_ID, "language": 64, "screen": 64,
+    "timezone": 64,
+}  # fmt: skip
+"""Characters of fields of the contract. What is cut is named in `problems`."""
 MAX_PROBLEMS, MAX_PROBLEM = 20, 256
 """Problems of an event, and characters of each."""
 
@@ -79,11 +85,11 @@ class Normaliser:
         subject, nodes = event_nodes(self._keys, event.identifiers, region)
         agent = _agent(event, request)
         mask = EventMask(event, request.ip, on_masked, agent)
-        problems = [*request.problems, *event.problems]
+        problems = [*request.problems, *mask.mask_problems(event.problems), *_long_fields(event)]
         event_id = self._build_event_id(event, mask, problems)
         event_ts, clock = choose_event_time(event, request, problems)
         page_url, site = _mask_page(event, request, mask)
-        properties, added = self._split_properties(mask)
+        properties, added = self._split_properties(mask, problems)
         texts = PropertyTexts(problems)
         return subject or event_id, {
             "event_id": event_id,
@@ -93,13 +99,13 @@ class Normaliser:
             "signals": _mask_signals(event, request, mask),
             "identifiers": nodes,
             "decision_token": mask.mask_short("decision_token", event.decision_token, MAX_TEXT),
-            "order_id": mask.mask_order_id(event.order_id, MAX_ID, self._keys.first["user"]),
+            "order_id": mask.mask_order_id(event.order_id, LIMITS["order_id"], self._keys.first["user"]),
             "value": event.value,
             "currency": mask.mask_short("currency", event.currency, 8),
             "event_ts": event_ts,
             "event_ts_source": clock,
             "protocol": event.protocol,
-            "tag_version": mask.mask_short("tag_version", event.tag_version, MAX_ID, Category.VERSION),
+            "tag_version": mask.mask_short("tag_version", event.tag_version, LIMITS["tag_version"], Category.VERSION),
             "page_url": page_url,
             "page_title": mask.mask_short("page_title", event.page_title, MAX_TEXT),
             "page_referrer": mask.mask_field("page_referrer", event.page_referrer, MAX_TEXT),
@@ -110,18 +116,30 @@ class Normaliser:
             "match_tokens": match_tokens(event, region),
             "properties": texts.flatten(properties),
             "items": [texts.flatten(item, "items.") for item in mask.mask_items()] if event.items else [],
-            **{name: mask.mask_short(name, getattr(event, name), limit) for name, limit in SHORT_TEXTS.items()},
+            **{name: mask.mask_short(name, getattr(event, name), LIMITS[name]) for name in SHORT_TEXTS},
             "user_properties": texts.flatten(mask.mask_traits(), "user_properties.") if event.user_properties else {},
             "problems": limit_problems(problems),
             **_describe_request(request),
             **added,
         }
 
-    def _split_properties(self, mask: EventMask) -> tuple[dict[str, Any], Record]:
-        """Return the masked properties without those for which the contract has a field, and these fields."""
-        properties = dict(mask.mask_properties())
-        present = [field for field in self._added if field["name"] in properties]
-        return properties, {field["name"]: _convert(properties.pop(field["name"]), field) for field in present}
+    def _split_properties(self, mask: EventMask, problems: list[str]) -> tuple[dict[str, Any], Record]:
+        """Return the masked properties without those for which the contract has a field, and these fields.
+
+        A property that does not have its field's type is noted, and stays a property.
+        """
+        properties, added = dict(mask.mask_properties()), {}
+        for field in self._added:
+            name = field["name"]
+            if (value := properties.get(name)) is None:
+                continue
+            try:
+                added[name] = _convert(value, field)
+                del properties[name]
+            except (TypeError, ValueError, OverflowError):
+                added[name] = field.get("default")
+                problems.append(f"{name}: a value of the type {_kind(field)}")
+        return properties, added
 
     def _build_event_id(self, event: ProtocolEvent, mask: EventMask, problems: list[str]) -> str:
         if event.event_id:
@@ -150,7 +168,7 @@ def _mask_signals(event: ProtocolEvent, request: RequestContext, mask: EventMask
 
 
 def _agent(event: ProtocolEvent, request: RequestContext) -> str:
-    return (event.user_agent or request.user_agent)[:MAX_TEXT]
+    return (event.user_agent or request.user_agent)[: MAX_TEXT + SLACK]
 
 
 def _describe_request(request: RequestContext) -> Record:
@@ -196,6 +214,16 @@ def choose_event_time(event: ProtocolEvent, request: RequestContext, problems: l
     return moment, clock
 
 
+def _long_fields(event: ProtocolEvent) -> list[str]:
+    """Return the problems of fields that are cut. What the event's id and name lack is noted where they are read."""
+    texts = ((name, getattr(event, name)) for name in LIMITS)
+    problems = [f"{name}: at most {LIMITS[name]} characters" for name, text in texts if len(text) > LIMITS[name]]
+    problems += [f"{name}: at most {MAX_TEXT} characters" for name, text in event.click_ids.items() if len(text) > MAX_TEXT]
+    if any(len(name) > LONGEST_SIGNAL_NAME or len(text) > MAX_SIGNAL for name, text in event.signals.items()):
+        problems.append(f"signals: names of at most {LONGEST_SIGNAL_NAME} characters, values of at most {MAX_SIGNAL}")
+    return problems
+
+
 def limit_problems(problems: list[str]) -> list[str]:
     """Return the first different problems, each cut to a length."""
     if not problems:
@@ -230,19 +258,20 @@ def ip_prefix(address: str) -> str:
 
 
 def _convert(value: Any, field: Mapping[str, Any]) -> Any:
-    """Convert a property to the type of a contract field; the field's default where that fails."""
-    kind = field["type"]["type"] if isinstance(field["type"], dict) else field["type"]
-    try:
-        if kind == "string":
-            return value if isinstance(value, str) else value_text(value)
-        if kind in ("long", "int"):
-            return int(value)
-        if kind in ("double", "float"):
-            return float(value)
-        if kind == "boolean" and isinstance(value, bool):
-            return value
-        if kind == "map" and isinstance(value, Mapping):
-            return PropertyTexts([]).flatten(value)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    return field.get("default")
+    """Convert a property to the type of a contract field. TypeError, ValueError or OverflowError where that fails."""
+    kind = _kind(field)
+    if kind == "string":
+        return value if isinstance(value, str) else value_text(value)
+    if kind in ("long", "int"):
+        return int(value)
+    if kind in ("double", "float"):
+        return float(value)
+    if kind == "boolean" and isinstance(value, bool):
+        return value
+    if kind == "map" and isinstance(value, Mapping):
+        return PropertyTexts([]).flatten(value)
+    raise TypeError
+
+
+def _kind(field: Mapping[str, Any]) -> Any:
+    return field["type"]["type"] if isinstance(field["type"], dict) else field["type"]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from streams.collector.fields.reader import FieldReader
+from streams.collector.fields.repeated_keys import number_repeats
 
 MAX_ITEMS = 200
 NAMES = {
@@ -20,9 +21,9 @@ def read_items(reader: FieldReader, *names: str) -> list[dict[str, Any]]:
     for name in names:
         value = reader.fields.get(name)
         if value is None or value in ("", []):
-            reader.skip((name,))
+            reader.take(name)
         elif isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
-            reader.skip((name,))
+            reader.take(name)
             if len(value) > MAX_ITEMS:
                 reader.note(name, f"at most {MAX_ITEMS} products are kept, the others are left out")
             return name_items(value[:MAX_ITEMS])
@@ -34,7 +35,7 @@ def read_items(reader: FieldReader, *names: str) -> list[dict[str, Any]]:
 def name_items(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return products under the names of the contract. Where two names of one mean the same, the later keeps its own."""
     named = []
-    for item in items:
+    for item in map(number_repeats, items):
         product: dict[str, Any] = {}
         for name, value in item.items():
             common = NAMES.get(name, name)

@@ -4,30 +4,35 @@ from collections.abc import Collection, Iterator, Mapping
 from math import isfinite
 from typing import Any
 
+from infra.parsing.address import parse_address
 from infra.parsing.money import Money, parse_money
 from infra.parsing.times import parse_time
 from streams.collector.event import InvalidField
+from streams.collector.fields.repeated_keys import RepeatedKeys, number_repeats
 
 EXACT = 1 << 53
 """Whole numbers from here on may have lost digits where a sender's language has floating-point numbers only."""
 MAX_NAME = 128
 NOTHING: Mapping[str, Any] = {}
+SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 class FieldReader:
     """Reads the fields of one object, and knows which were read.
 
     `problems` collects `field: what was expected`, with the object's path in front of the field's name and without any value.
-    A field that is null or an empty text counts as absent, and as read.
+    A field that is null or an empty text counts as absent, and as read. Of a repeated key the last value counts, and the
+    earlier ones are left over as `name#2`, `name#3`, ...
     """
 
-    __slots__ = ("_fields", "_path", "_problems", "_read")
+    __slots__ = ("_fields", "_path", "_problems", "_read", "_skipped")
 
     def __init__(self, fields: Mapping[str, Any], problems: list[str], path: str = "") -> None:
         self._fields = fields
         self._problems = problems
         self._path = path
         self._read: set[str] = set()
+        self._skipped: set[str] = set()
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -141,14 +146,23 @@ class FieldReader:
                 self.note(name, "an object")
         return FieldReader(NOTHING, self._problems, f"{self._path}{names[0]}.")
 
+    def address(self, name: str) -> str:
+        """Return an IP address as it was sent; empty where there is none."""
+        value = self._fields.get(name)
+        if isinstance(value, str) and value and parse_address(value) is None:
+            self.note(name, "an IP address")
+            return ""
+        return self.text(name)
+
     def take(self, name: str) -> Any:
         """Return a field as it was sent, None where it is absent. It counts as read."""
         self._read.add(name)
         return self._fields.get(name)
 
     def skip(self, names: Collection[str]) -> None:
-        """Count fields as read."""
+        """Count fields as read, with every value of a repeated one: they are kept elsewhere, or never."""
         self._read.update(names)
+        self._skipped.update(names)
 
     def skip_equal(self, name: str, value: Any) -> None:
         """Count a field as read where it repeats a value that was read elsewhere."""
@@ -163,7 +177,12 @@ class FieldReader:
         """Yield (name, value) of the fields that were not read, with `prefix` in front of their names."""
         for name, value in self._fields.items():
             if name not in self._read:
-                yield (prefix + name, value) if prefix else (name, value)
+                kept = number_repeats(value) if type(value) not in SCALARS else value
+                yield (prefix + name, kept) if prefix else (name, kept)
+        if isinstance(self._fields, RepeatedKeys):
+            for name, value in self._fields.numbered():
+                if name.rpartition("#")[0] not in self._skipped:
+                    yield prefix + name, number_repeats(value)
 
 
 def merge_fields(*sources: Iterator[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Repeated keys are rare. The fast path compares the number of parsed keys with th
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -22,6 +22,16 @@ class RepeatedKeys(dict[str, Any]):
     def __init__(self, pairs: Iterable[tuple[str, Any]], earlier: Iterable[tuple[str, Any]] = ()) -> None:
         super().__init__(pairs)
         self.earlier = list(earlier)
+
+    def numbered(self) -> Iterator[tuple[str, Any]]:
+        """Yield the earlier values that differ from the last one, under `name#2`, `name#3`, ..."""
+        names = set(self)
+        for name, value in self.earlier:
+            if value == self.get(name) and type(value) is type(self.get(name)):
+                continue
+            free = unused_name(name, names)
+            names.add(free)
+            yield free, value
 
 
 def loads(raw: bytes) -> Any:
@@ -103,6 +113,29 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any], both: frozenset[str
     return RepeatedKeys(merged.items(), [*earlier, *overridden]) if earlier or overridden else merged
 
 
+def unused_name(name: str, names: Container[str]) -> str:
+    """Return the name, or the name with `#2`, `#3`, ... where `names` already has it."""
+    if name not in names:
+        return name
+    number = 2
+    while f"{name}#{number}" in names:
+        number += 1
+    return f"{name}#{number}"
+
+
+def number_repeats(value: Any) -> Any:
+    """Return a value with the repeated keys of its objects under `name#2`, ...; the same object where it has none."""
+    if isinstance(value, list):
+        members = [number_repeats(member) for member in value]
+        return members if any(member is not sent for member, sent in zip(members, value, strict=True)) else value
+    if not isinstance(value, Mapping):
+        return value
+    fields = {name: number_repeats(member) for name, member in value.items()}
+    if isinstance(value, RepeatedKeys):
+        return fields | {name: number_repeats(member) for name, member in value.numbered()}
+    return fields if any(member is not value[name] for name, member in fields.items()) else value
+
+
 def dumps(value: Any) -> bytes:
     """Return the JSON of a value from `loads`, with its repeated keys. Values that JSON lacks are written as `str`."""
     return orjson.dumps(value, default=_to_json, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
@@ -167,7 +200,9 @@ __all__ = [
     "dumps",
     "loads",
     "loads_with_depth",
+    "number_repeats",
     "overlay",
     "pairs",
     "select_fields",
+    "unused_name",
 ]

@@ -23,7 +23,7 @@ class CollectorOptions:
     id_cookie: IdCookieSettings | None = None
     """None: no cookie is set or read."""
     id_cookies: IdCookies | None = None
-    """The cookies of this process, which it makes of `id_cookie`: they hold a policy, which is not handed to other processes."""
+    """The cookies of this process, made of `id_cookie`: they hold a policy, which is handed to no other process."""
 
 
 __all__ = ["CollectorOptions"]

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from streams.collector.event import ProtocolEvent
+from streams.collector.fields.repeated_keys import unused_name
 from streams.collector.masking.decoding import fold_text
 from streams.collector.masking.field_names import Category, category_of, is_flag
 from streams.collector.masking.own_identifiers import OwnIdentifiers
 from streams.collector.masking.text import is_plain, mask_text
-from streams.collector.masking.values import collect_texts, has_personal_key, mask_value, unused_name
+from streams.collector.masking.values import TORN, collect_texts, has_personal_key, mask_value
 
 SLACK = 4_096
 """Characters beyond a field's limit that are searched, so that no address is truncated before it is masked."""
@@ -59,11 +60,20 @@ class EventMask:
         masked = mask_text(without_identifiers, category)
         if masked is not window:
             self._on_masked(name)
+        if window is not text:
+            masked = masked[:-TORN]
         return masked if len(masked) <= limit else masked[:limit]
 
     def mask_short(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
         """Do the same for one of the short texts that were checked together."""
         return text[:limit] if self._plain else self.mask_field(name, text, limit, category)
+
+    def mask_problems(self, problems: Sequence[str]) -> list[str]:
+        """Mask problems: some begin with a name that the sender chose."""
+        masked = [self.mask(problem) for problem in problems]
+        if any(after is not before for after, before in zip(masked, problems, strict=True)):
+            self._on_masked("problems")
+        return masked
 
     def mask_event_id(self, event_id: str, key: bytes) -> str:
         """Return the id, or its pseudonym where it needs a mask: labels would make different ids equal."""

@@ -103,13 +103,15 @@ _RULES: tuple[tuple[Category, re.Pattern[str]], ...] = (
 _COOKIES = frozenset({"_ga", "_gid", "_fbp"})
 """Cookies that identify a browser. They are compared before the conversion to snake case, which drops the underscore."""
 
+_REPEAT = re.compile(r"#\d+(?=\.|$)")
+"""What keeps the values of a repeated name apart."""
 _WORDS = re.compile(r"IPv[46]|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
 
 
 @lru_cache(maxsize=16_384)
 def category_of(name: str) -> Category:
     """Return the category of a field with this name, or with this path of names joined by dots."""
-    name = decode_view(name[-MAX_CLASSIFIED:]).text
+    name = _REPEAT.sub("", decode_view(name[-MAX_CLASSIFIED:]).text)
     if re.split(r"[.\[\]\s]", name.rstrip("] "))[-1] in _COOKIES:
         return Category.USER_ID
     snake = "_".join(_WORDS.findall(name)).lower()

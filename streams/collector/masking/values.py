@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from streams.collector.fields.repeated_keys import unused_name
 from streams.collector.masking.field_names import Category, category_of
 from streams.collector.masking.patterns import REMOVED
 
@@ -12,6 +13,8 @@ MAX_DEPTH = 64
 
 MAX_SEARCHED = 16_384
 """Characters of a text that are searched; the rest is cut off, because the contract's limit is lower."""
+TORN = 2_048
+"""Characters that are left out at the end of a text of which only the beginning was searched: an address may be torn there."""
 MIN_NUMBER = 100_000
 """Smaller numbers are not treated as ids."""
 
@@ -57,7 +60,9 @@ def mask_value(value: Any, mask_text: MaskText, name: str = "", category: Catego
     `name` and `category` are those of the value's field. Beneath a personal name every leaf is masked.
     """
     if isinstance(value, str):
-        return mask_text(value[:MAX_SEARCHED], category, depth)
+        if len(value) <= MAX_SEARCHED:
+            return mask_text(value, category, depth)
+        return mask_text(value[:MAX_SEARCHED], category, depth)[:-TORN]
     if isinstance(value, dict | list):
         if depth >= MAX_DEPTH:
             return REMOVED
@@ -92,13 +97,3 @@ def _mask_object(value: Mapping[str, Any], mask_text: MaskText, name: str, categ
 def _mask_list(value: list[Any], mask_text: MaskText, name: str, category: Category, depth: int) -> list[Any]:
     masked = [mask_value(inner, mask_text, name, category, depth + 1) for inner in value]
     return masked if any(masked_inner is not inner for masked_inner, inner in zip(masked, value, strict=True)) else value
-
-
-def unused_name(name: str, names: Mapping[str, Any]) -> str:
-    """Return the name, or the name with `#2`, `#3`, ... where `names` already has it."""
-    if name not in names:
-        return name
-    number = 2
-    while f"{name}#{number}" in names:
-        number += 1
-    return f"{name}#{number}"

@@ -3,7 +3,7 @@
 `user_data` contains plain hashes of addresses, which identify people: they are masked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -63,7 +63,7 @@ def _parse(shared: Mapping[str, Any], event: Mapping[str, Any]) -> ProtocolEvent
         page_title=params.text("page_title"),
         page_referrer=page_referrer,
         user_agent=device.text("user_agent") or body.text("user_agent"),
-        ip=body.text("ip_override"),
+        ip=body.address("ip_override"),
         click_ids=read_click_ids(params, page_url, page_referrer),
         order_id=order_id,
         value=value,
@@ -103,7 +103,7 @@ def _read_micros(fields: FieldReader, body: FieldReader) -> int | None:
     if not MIN_MICROS <= micros < 4 * MIN_MICROS or isinstance(value, bool):
         reader.note("timestamp_micros", "microseconds since 1970")
         return None
-    reader.skip(("timestamp_micros",))
+    reader.take("timestamp_micros")
     return micros // 1000
 
 
@@ -121,15 +121,21 @@ def _read_identifiers(body: FieldReader) -> list[tuple[str, str]]:
 
 
 def _read_user_properties(*readers: FieldReader) -> dict[str, Any]:
-    """Return the properties of body and event; `{"value": x}` is x."""
-    merged = merge_fields(*(reader.object("user_properties").rest() for reader in readers))
-    return {
-        name: value["value"] if isinstance(value, Mapping) and "value" in value and value.keys() <= _VALUE_KEYS else value
-        for name, value in merged.items()
-    }
+    """Return the properties of body and event; `{"value": x}` is x, and the time beside it has a name of its own."""
+    sources = [reader.object("user_properties").rest() for reader in readers]
+    return merge_fields(member for source in sources for field in source for member in _unwrap(*field))
 
 
-_VALUE_KEYS = {"value", "set_timestamp_micros"}
+def _unwrap(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and "value" in value and value.keys() <= {"value", _SET_AT}:
+        yield name, value["value"]
+        if _SET_AT in value:
+            yield f"{name}.{_SET_AT}", value[_SET_AT]
+    else:
+        yield name, value
+
+
+_SET_AT = "set_timestamp_micros"
 
 
 def _leftovers(body: FieldReader, fields: FieldReader, params: FieldReader, device: FieldReader) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
 from streams.collector.event import Item, ProtocolEvent
-from streams.collector.fields.repeated_keys import RepeatedKeys, build_object, dumps
+from streams.collector.fields.repeated_keys import RepeatedKeys, build_object, dumps, unused_name
 from streams.collector.protocols import ga4
 
 SHARED = {
@@ -55,7 +55,11 @@ def _parse_line(line: str) -> dict[str, Any]:
 def find_write_key(request: GtagRequest) -> object:
     """Return the first parameter that may be a write key; empty where there is none."""
     sources = [request["query"], *request["lines"][:1]]
-    return next((source[name] for name in KEYS for source in sources if str(source.get(name, "")).startswith("hw_")), "")
+    return next((source[name] for name in KEYS for source in sources if _is_write_key(source.get(name))), "")
+
+
+def _is_write_key(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("hw_")
 
 
 def extract_items(request: GtagRequest) -> list[Any]:
@@ -70,7 +74,7 @@ def parse_item(item: Any) -> Item:
     traits: dict[str, Any] = {}
     products: dict[str, dict[str, Any]] = {}
     for name, value in _all_fields(item["query"], item["event"]):
-        if name in KEYS or name == "en":
+        if name == "en" or (name in KEYS and _is_write_key(value)):
             continue
         if name in SHARED:
             shared.append((SHARED[name], value))
@@ -79,7 +83,7 @@ def parse_item(item: Any) -> Item:
         elif name.startswith(("up.", "upn.")):
             _put(traits, name.partition(".")[2], value)
         elif name[:2] == "pr" and name[2:].isdigit():
-            products[name] = _parse_product(value)
+            products[unused_name(name, products)] = _parse_product(value)
         else:
             _put(params, PARAMS.get(name, name), value)
     if products:
@@ -109,12 +113,14 @@ def _parse_product(text: str) -> dict[str, Any]:
     names: dict[str, str] = {}
     for part in text.split("~"):
         code, value = part[:2], unquote_plus(part[2:])
-        if code[:1] == "k" and code[1:].isdigit():
+        if code[:1] == "k" and code[1:].isdigit() and code[1:] not in names:
             names[code[1:]] = value
         elif code[:1] == "v" and code[1:] in names:
-            _put(product, names[code[1:]], value)
+            _put(product, names.pop(code[1:]), value)
         elif part:
             _put(product, PRODUCT.get(code, code), value)
+    for number, name in names.items():  # names without a value
+        _put(product, f"k{number}", name)
     return product
 
 

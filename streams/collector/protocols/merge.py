@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streams.collector.event import InvalidItem, Item
-from streams.collector.fields.repeated_keys import overlay
+from streams.collector.fields.repeated_keys import RepeatedKeys, build_object, overlay
 from streams.collector.protocols import segment
 
 TRAITS = {"email": "email", "mobile": "phone", "phone": "phone", "phone_number": "phone", "phonenumber": "phone"}
@@ -25,31 +25,48 @@ def parse_item(item: Any) -> Item:
     properties = item.get("mergeProperties")
     if not isinstance(properties, list) or not all(isinstance(entry, dict) for entry in properties):
         return InvalidItem(f"mergeProperties must be an array of objects with type and value: {INSTEAD}")
-    identifiers: dict[str, Any] = {}
-    traits: dict[str, Any] = {}
-    devices: dict[str, Any] = {}
+    identifiers: list[tuple[str, Any]] = []
+    traits: dict[str, list[Any]] = {}
+    devices: list[tuple[str, Any]] = []
     for entry in properties:
         kind, value = str(entry.get("type", "")).lower().replace("-", "_"), entry.get("value")
         if kind in TRAITS:
-            traits[TRAITS[kind]] = value
+            traits.setdefault(TRAITS[kind], []).append(value)
         elif kind in IDENTIFIERS:
-            identifiers[IDENTIFIERS[kind]] = value
+            identifiers.append((IDENTIFIERS[kind], value))
         elif kind in ("device_id", "deviceid"):
-            devices["id"] = value
+            devices.append(("id", value))
         else:
             return InvalidItem(f"a type of mergeProperties is no identifier of Headwater: {INSTEAD}")
-    return segment.parse_item(_as_alias(item, identifiers, traits, devices))
+    alias = _as_alias(item, build_object(identifiers), traits, build_object(devices))
+    # What an entry has beside type and value is kept; a value itself would be an identifier in clear.
+    further = [{name: value for name, value in entry.items() if name not in ("type", "value")} for entry in properties]
+    return segment.parse_item(overlay(alias, {"mergeProperties": further if any(further) else None}))
 
 
 def _as_alias(
     item: dict[str, Any], identifiers: Mapping[str, Any], traits: Mapping[str, Any], devices: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the merge as an alias call; the identifiers beside `mergeProperties` come first."""
-    fields: dict[str, Any] = {"type": "alias", "traits": traits}
+    """Return the merge as an alias call; the identifiers beside `mergeProperties` come first, and no other value is lost."""
+    fields: dict[str, Any] = {"type": "alias", "traits": _add_fields(item.get("traits"), traits)}
     if devices:
         context = item.get("context")
-        fields["context"] = overlay(context if isinstance(context, dict) else {}, {"device": devices})
-    return overlay(identifiers, overlay(item, fields))
+        outer = context if isinstance(context, dict) else {}
+        fields["context"] = overlay(outer, {"device": _add_fields(outer.get("device"), devices)})
+    sent = {"traits": dict} | ({"context": dict} if devices else {})
+    replaced = [(name, item[name]) for name, kind in sent.items() if name in item and not isinstance(item[name], kind)]
+    return overlay(
+        identifiers, overlay(RepeatedKeys(item.items(), [*_earlier(item), *replaced]), fields), frozenset(identifiers)
+    )
+
+
+def _add_fields(sent: Any, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return fields over those of an object that was sent, whose values of the same names stay as earlier ones."""
+    return overlay(sent, fields, frozenset(fields)) if isinstance(sent, dict) else fields
+
+
+def _earlier(item: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return item.earlier if isinstance(item, RepeatedKeys) else []
 
 
 __all__ = ["parse_item"]

@@ -69,7 +69,7 @@ def _parse(event: Mapping[str, Any]) -> ProtocolEvent:
         page_title=fields.text("page_title"),
         page_referrer=page_referrer,
         user_agent=fields.text("user_agent"),
-        ip=fields.text("ip_override"),
+        ip=fields.address("ip_override"),
         tag_version=fields.text("tag_version"),
         click_ids=read_click_ids(fields, page_url, page_referrer),
         order_id=order_id,

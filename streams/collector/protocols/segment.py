@@ -109,7 +109,7 @@ def _parse(message: Mapping[str, Any]) -> ProtocolEvent:
         page_title=_read_page(fields, "title"),
         page_referrer=page_referrer,
         user_agent=context.text("userAgent"),
-        ip=context.text("ip"),
+        ip=context.address("ip"),
         tag_version="/".join(filter(None, (fields.library.text("name"), fields.library.text("version")))),
         click_ids=read_click_ids(properties, page_url, page_referrer),
         order_id=order_id,
@@ -150,9 +150,10 @@ def _read_identifiers(fields: _CallFields, kind: str) -> list[tuple[str, str]]:
         ("user", call.identifier("userId")),
         ("device", fields.device.identifier("id")),
         ("cookie", call.identifier("anonymousId")),
-        ("email", traits.identifier("email") or fields.context_traits.identifier("email")),
-        ("phone", traits.identifier("phone") or fields.context_traits.identifier("phone")),
     ]
+    for address in ("email", "phone"):
+        values = traits.identifiers(address) or fields.context_traits.identifiers(address)
+        identifiers += [(address, value) for value in values]
     if kind in ("alias", "merge"):
         identifiers.append(("cookie", call.identifier("previousId")))
     return [(identifier, value) for identifier, value in identifiers if value]
@@ -167,7 +168,8 @@ def _read_page(fields: _CallFields, name: str) -> str:
 
 
 def _read_screen(screen: FieldReader) -> str:
-    if screen.fields.get("width") and screen.fields.get("height"):
+    """Return width and height; they stay where they are unless both are texts or numbers."""
+    if all(isinstance(screen.fields.get(name), str | int | float) and screen.fields[name] for name in ("width", "height")):
         width, height = screen.text("width"), screen.text("height")
         return f"{width}x{height}" if width and height else ""
     return ""

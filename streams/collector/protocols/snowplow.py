@@ -15,7 +15,7 @@ from streams.collector.fields.event_ids import content_to_derive
 from streams.collector.fields.items import name_items
 from streams.collector.fields.reader import FieldReader, merge_fields
 from streams.collector.fields.region import merge_regions, normalise_location
-from streams.collector.fields.repeated_keys import all_values, loads
+from streams.collector.fields.repeated_keys import MAX_LEVELS, all_values, loads_with_depth, number_repeats
 from streams.collector.protocols.snowplow_consent import VENDOR, add_choices, is_consent_schema
 from streams.collector.signals.field_roles import OBJECTS
 from streams.collector.signals.signals import SignalBuilder
@@ -36,8 +36,10 @@ ITEM_FIELDS = {"ti_sk": "item_id", "ti_nm": "item_name", "ti_ca": "category", "t
 """Fields of a `transaction_item` -> names of the contract."""
 MIN_MS = 946_684_800_000
 """The year 2000: a smaller number is in another unit. Four times as much is the year 2090."""
-UNKEPT = frozenset({"aid", "co", "cx", "ue_pr", "ue_px", "e"})
+UNKEPT = frozenset({"aid", "co", "cx", "e"})
 """Fields that are read elsewhere, or never kept: the app id is the write key."""
+UNSTRUCTURED = frozenset({"ue_pr", "ue_px"})
+"""Fields of an unstructured event."""
 
 GEO = frozenset({"geo_country", "geo_region"})
 MAX_SCHEMA = 256  # characters of a schema's URI by which it is classified
@@ -85,7 +87,7 @@ def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:
     name, event_data = _name_and_data(events[-1]) if events else (NAMES[kind], {})
     data = FieldReader(event_data, problems, f"{name}.")
     signals, signal_names = _signals(payload, events, entities)
-    fields.skip(UNKEPT)
+    fields.skip(UNKEPT | UNSTRUCTURED if events else UNKEPT)
     data.skip(signal_names)
     page_url, page_referrer = fields.text("url"), fields.text("refr")
     order_id = fields.text("tr_id", "ti_id") or data.text("order_id", "orderId", "transaction_id")
@@ -105,7 +107,7 @@ def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:
         page_title=fields.text("page"),
         page_referrer=page_referrer,
         user_agent=fields.text("ua"),
-        ip=fields.text("ip"),
+        ip=fields.address("ip"),
         tag_version=fields.text("tv"),
         click_ids=read_click_ids(data, page_url, page_referrer),
         order_id=order_id,
@@ -117,7 +119,7 @@ def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:
         language=fields.text("lang"),
         screen=fields.text("res"),
         timezone=fields.text("tz"),
-        properties=merge_fields(data.rest(), fields.rest(), _other_entities(entities)),
+        properties=merge_fields(data.rest(), fields.rest(), _other_events(events), _other_entities(entities)),
         problems=problems,
         region=_read_region(payload, entities),
     )
@@ -184,6 +186,12 @@ def _products(entities: "list[Described]") -> list[dict[str, Any]]:
     return name_items(product for product in products if isinstance(product, dict))
 
 
+def _other_events(events: "list[Described]") -> Iterator[tuple[str, Any]]:
+    """Yield `event.<name>` of every unstructured event but the effective one: its data."""
+    for schema, event in events[:-1]:
+        yield f"event.{_short_name(schema)}", number_repeats(event.get("data"))
+
+
 def _other_entities(entities: "list[Described]") -> Iterator[tuple[str, Any]]:
     """Yield `entity.<name>` of every entity but consent and products: its data, or a list where several have one schema."""
     by_name: dict[str, list[Any]] = {}
@@ -192,7 +200,7 @@ def _other_entities(entities: "list[Described]") -> Iterator[tuple[str, Any]]:
         if not schema.startswith(CONSENT) and not (name in PRODUCTS and isinstance(entity.get("data"), dict)):
             by_name.setdefault(name, []).append(entity.get("data"))
     for name, data in by_name.items():
-        yield f"entity.{name}", data[0] if len(data) == 1 else data
+        yield f"entity.{name}", number_repeats(data[0] if len(data) == 1 else data)
 
 
 def _unstructured_events(payload: Mapping[str, Any]) -> list[Described]:
@@ -209,10 +217,10 @@ def _unstructured_events(payload: Mapping[str, Any]) -> list[Described]:
     return events
 
 
-def _name_and_data(event: Described) -> tuple[str, dict[str, Any]]:
+def _name_and_data(event: Described) -> tuple[str, Mapping[str, Any]]:
     """Return the name, from its schema, and the data of an unstructured event."""
     schema, inner = event
-    return _short_name(schema), dict(read_object(inner, "data"))
+    return _short_name(schema), read_object(inner, "data")
 
 
 def _read_entities(payload: Mapping[str, Any]) -> list[Described]:
@@ -269,11 +277,13 @@ def _read_json_objects(payload: Mapping[str, Any], plain: str, encoded: str) -> 
     objects: list[Mapping[str, Any]] = []
     for raw in raws:
         try:
-            value = loads(raw)
+            value, depth = loads_with_depth(raw)
         except orjson.JSONDecodeError:
             raise InvalidField(f"{plain} must be JSON") from None
         if not isinstance(value, dict):
             raise InvalidField(f"{plain} must be a JSON object")
+        if depth > MAX_LEVELS:
+            raise InvalidField(f"{plain} may be nested {MAX_LEVELS - 1} levels deep")
         objects.append(value)
     return objects
 

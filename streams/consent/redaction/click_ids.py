@@ -37,7 +37,8 @@ _QUOTES = "\"'`"
 _RUNS = re.compile(rb"\x01+")
 _CLOSERS = {"{": "}", "[": "]", "<": ">"}
 _BRACKETS = {opener: re.compile(rf'["\{opener}\{closer}]') for opener, closer in _CLOSERS.items()}
-_PART = r"(?:\[[^\[\]=&]*\]|\]|\.[A-Za-z0-9_]+){0,32}+"
+_PART = r"(?:\[[^\[\]=&]*\]|\]|\.[A-Za-z0-9_]+|#[0-9]+){0,32}+"
+"""What may follow a name within its key: an index, a member, or the number of a repeated name."""
 _AFTER = re.compile(rf"{_PART}(?P<quote>[\"'`]?)(?:\s|\+)*(?P<sign>=+>?|:+(?!//)=?)(?:(?:\s|\+)*(?=[\"'`{{\[])|\s*)")
 _SLASH = re.compile(rf"{_PART}/")
 _KEY = re.compile(r"\s*[^\s/=&?]+\s*")

@@ -155,7 +155,7 @@ def test_signals_pass_untouched_and_gpc_joins_them() -> None:
 
 
 def test_an_appended_field_is_taken_from_the_properties() -> None:
-    """A contract's new fields are filled by name and converted; a value that cannot be converted becomes the default."""
+    """A contract's new fields are filled by name and converted; what cannot be converted is noted and stays a property."""
     contract_fields = [
         *RAW.schema["fields"],
         {"name": "tier", "type": "string", "default": ""},
@@ -164,7 +164,9 @@ def test_an_appended_field_is_taken_from_the_properties() -> None:
     grown = Contract("events.raw", 2, 99, {**RAW.schema, "fields": contract_fields}, None)
     _, fields, _ = record(ProtocolEvent("x", "headwater", properties={"tier": "gold", "points": "12", "rest": 1}), grown)
     assert (fields["tier"], fields["points"], fields["properties"]) == ("gold", 12, {"rest": "1"})
-    assert record(ProtocolEvent("x", "headwater", properties={"points": "many"}), grown)[1]["points"] == 0
+    _, fields, _ = record(ProtocolEvent("x", "headwater", properties={"points": "many"}), grown)
+    assert (fields["points"], fields["properties"]) == (0, {"points": "many"})
+    assert fields["problems"] == ["points: a value of the type long"]
 
 
 def test_crawlers_are_flagged_and_devices_classified() -> None:
