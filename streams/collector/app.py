@@ -1,8 +1,12 @@
 """`headwater collect`: serves the collector's HTTP doors until SIGTERM or SIGINT."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+    from streams.collector.http.id_cookie import IdCookieSettings
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -42,6 +46,15 @@ IdCookieDays = Annotated[
 ]
 
 
+def _cookie_settings(settings: "Settings", name: str | None, domain: str | None, days: int | None) -> "IdCookieSettings | None":
+    """Return the settings of the id cookie, options before the installation's; None without a name."""
+    from streams.collector.http.id_cookie import IdCookieSettings
+
+    name = settings.id_cookie if name is None else name
+    domain = settings.id_cookie_domain if domain is None else domain
+    return IdCookieSettings(name, domain, days or settings.id_cookie_days) if name else None
+
+
 @app.command(epilog="Example: headwater collect --port 8080 --cors-origin https://shop.example")
 def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the command
     host: Annotated[str, typer.Option(help="Address to serve on; loopback unless told otherwise.")] = "127.0.0.1",
@@ -66,7 +79,6 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
     from infra.http.cors import AllowedOrigins
     from infra.settings import load_settings
     from infra.telemetry.logs import configure_logs
-    from streams.collector.http.id_cookie import IdCookieSettings
     from streams.collector.http.options import CollectorOptions
     from streams.collector.http.process import CollectorProcess, serve_by_processes
     from streams.collector.http.routes import check_base_path
@@ -75,9 +87,7 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
     configure_logs("collector")
     settings = load_settings()
     origins = AllowedOrigins([*settings.cors_origins, *(cors_origin or ())])
-    name = settings.id_cookie if id_cookie is None else id_cookie
-    domain = settings.id_cookie_domain if id_cookie_domain is None else id_cookie_domain
-    cookie = IdCookieSettings(name, domain, id_cookie_days or settings.id_cookie_days) if name else None
+    cookie = _cookie_settings(settings, id_cookie, id_cookie_domain, id_cookie_days)
     options = CollectorOptions(
         settings.region_header if region_header is None else region_header,
         (1 if forwarded else settings.trusted_proxies) if trusted_proxies is None else trusted_proxies,
