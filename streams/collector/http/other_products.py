@@ -15,7 +15,7 @@ PATHS: dict[str, tuple[str, str]] = {
     "/api/event": ("Plausible", OWN_JSON),
     "/api/send": ("Umami", OWN_JSON),
     "/tr": ("Meta's pixel", OWN_JSON),
-    **dict.fromkeys(("/g/collect", "/j/collect", "/r/collect", "/collect", "/gtag/js"), ("Google Analytics", GA4)),
+    **dict.fromkeys(("/j/collect", "/r/collect", "/collect", "/gtag/js"), ("Google Analytics", GA4)),
     **dict.fromkeys(("/r/tp2", "/com.snowplowanalytics.iglu/v1"), ("a Snowplow redirect or webhook", SNOWPLOW)),
     **dict.fromkeys(
         ("/v1/projects", "/sourceConfig"), ("an SDK's settings", "settings come from the vendor or a file of yours")

@@ -172,7 +172,7 @@ def test_head_is_answered_like_get(collector: ServedCollector, path: str) -> Non
         ("/b/ss/suite/1/JS-2.0/s123", "Adobe"),
         ("/api/event", "Plausible"),
         ("/tr", "Meta"),
-        ("/g/collect?v=2", "Google"),
+        ("/j/collect?v=1", "Google"),
     ],
 )
 def test_another_products_sender_is_told_what_to_use(collector: ServedCollector, path: str, product: str) -> None:
