@@ -97,8 +97,5 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
         tuple(snowplow_path or ()),
         cookie,
     )
-    address, limits = (host, port), SpoolLimits(budget, spool_bytes)
-    if processes > 1:
-        serve_by_processes(CollectorProcess(options, address, limits, processes))
-    else:
-        uvloop.run(serve(settings, options, address, limits))
+    process = CollectorProcess(options, (host, port), SpoolLimits(budget, spool_bytes), processes)
+    serve_by_processes(process) if processes > 1 else uvloop.run(serve(settings, options, process.address, process.limits))

@@ -127,7 +127,7 @@ def number_repeats(value: Any) -> Any:
     """Return a value with the repeated keys of its objects under `name#2`, ...; the same object where it has none."""
     if isinstance(value, list):
         members = [number_repeats(member) for member in value]
-        return members if any(member is not sent for member, sent in zip(members, value, strict=True)) else value
+        return members if any(member is not original for member, original in zip(members, value, strict=True)) else value
     if not isinstance(value, Mapping):
         return value
     fields = {name: number_repeats(member) for name, member in value.items()}

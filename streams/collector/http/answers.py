@@ -25,6 +25,8 @@ def answer_events(answer: AnswerFormat, result: IntakeResult, mended: Sequence[s
             return web.Response(body=PIXEL, content_type="image/gif", headers={"Cache-Control": "no-store"})
         case AnswerFormat.EMPTY:
             return web.Response(status=200)
+        case AnswerFormat.NO_CONTENT:
+            return web.Response(status=204)
         case _:
             return summarise(result, mended)
 

@@ -43,6 +43,7 @@ class AnswerFormat(Enum):
     OK_TEXT = "ok"
     PIXEL = "an image of one pixel"
     EMPTY = "200 without a body"
+    NO_CONTENT = "204"
     VALIDATION = "the problems of each item; nothing is kept"
 
 
@@ -154,8 +155,10 @@ def _ga4_doors() -> list[EventDoor]:
     location = _query_parameter("api_secret")
     doors = [EventDoor(path, location, ga4.extract_items, ga4.parse_item, answer=answer) for path, answer in answers.items()]
     browser = KeyLocation(_keys_in_head("api_secret", "writeKey", "key"), gtag.find_write_key)
+    # Pages cannot read the answer to Google's tag; any but 204 is shown as a failed request by the browser's tools.
+    answer = AnswerFormat.NO_CONTENT
     return doors + [
-        EventDoor("/g/collect", browser, gtag.extract_items, gtag.parse_item, method, AnswerFormat.EMPTY, gtag.read_request)
+        EventDoor("/g/collect", browser, gtag.extract_items, gtag.parse_item, method, answer, gtag.read_request)
         for method in ("GET", "POST")
     ]
 

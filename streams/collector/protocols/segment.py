@@ -15,6 +15,8 @@ from streams.collector.signals.field_roles import find_signal_fields
 from streams.collector.signals.signals import SignalBuilder
 
 PROTOCOL = "segment"
+DIRECT = "$direct"
+"""What RudderStack's SDK sends as the referrer of a visit that has none."""
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
 
 
@@ -91,7 +93,7 @@ def _parse(message: Mapping[str, Any]) -> ProtocolEvent:
     call, context, properties = fields[:3]
     kind, signals = _read_kind(call), _read_signals(message, fields)
     name = call.event_name("event") if kind == "track" else kind
-    page_url, page_referrer = _read_page(fields, "url"), _read_page(fields, "referrer")
+    page_url, page_referrer = _read_page(fields, "url"), _read_referrer(fields)
     order_id, items = properties.text("order_id", "orderId"), read_items(properties, "products", "items")
     value, currency = read_amount(name, properties, is_commerce=bool(order_id or items))
     created_ms, sent_ms = call.time("originalTimestamp", "timestamp"), call.time("sentAt")
@@ -145,18 +147,25 @@ def _read_kind(call: FieldReader) -> str:
 
 
 def _read_identifiers(fields: _CallFields, kind: str) -> list[tuple[str, str]]:
-    call, traits = fields.call, fields.traits if kind != "group" else fields.context_traits
+    call = fields.call
     identifiers = [
         ("user", call.identifier("userId")),
         ("device", fields.device.identifier("id")),
         ("cookie", call.identifier("anonymousId")),
     ]
     for address in ("email", "phone"):
-        values = traits.identifiers(address) or fields.context_traits.identifiers(address)
-        identifiers += [(address, value) for value in values]
+        identifiers += [(address, value) for value in _read_trait(fields, kind, address)]
     if kind in ("alias", "merge"):
         identifiers.append(("cookie", call.identifier("previousId")))
     return [(identifier, value) for identifier, value in identifiers if value]
+
+
+def _read_trait(fields: _CallFields, kind: str, name: str) -> list[str]:
+    """Return identifiers of the person, from the call's traits or else the context's. A group's traits name no person."""
+    if kind != "group" and (texts := fields.traits.identifiers(name)):
+        fields.context_traits.skip_equal(name, fields.traits.fields[name])
+        return texts
+    return fields.context_traits.identifiers(name)
 
 
 def _read_page(fields: _CallFields, name: str) -> str:
@@ -165,6 +174,11 @@ def _read_page(fields: _CallFields, name: str) -> str:
         fields.properties.skip_equal(name, text)
         return text
     return fields.properties.text(name)
+
+
+def _read_referrer(fields: _CallFields) -> str:
+    referrer = _read_page(fields, "referrer")
+    return "" if referrer == DIRECT else referrer
 
 
 def _read_screen(screen: FieldReader) -> str:

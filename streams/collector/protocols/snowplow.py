@@ -31,6 +31,9 @@ MAX_ENTITIES = 500
 """Entities of one event; an event with more is refused, because one of them may be a refusal."""
 PRODUCTS = frozenset({"product", "productFieldObject"})
 """Short names of the schemas of products: Snowplow's e-commerce, and Google's enhanced one."""
+ORDERS = tuple(f"iglu:com.snowplowanalytics.snowplow.ecommerce/{name}/" for name in ("transaction", "refund"))
+"""Schemas of orders in Snowplow's e-commerce; such an entity also stays among the properties."""
+ORDER_IDS = ("order_id", "orderId", "transaction_id")
 SESSION = "client_session"
 ITEM_FIELDS = {"ti_sk": "item_id", "ti_nm": "item_name", "ti_ca": "category", "ti_pr": "price", "ti_qu": "quantity"}
 """Fields of a `transaction_item` -> names of the contract."""
@@ -90,9 +93,9 @@ def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:
     fields.skip(UNKEPT | UNSTRUCTURED if events else UNKEPT)
     data.skip(signal_names)
     page_url, page_referrer = fields.text("url"), fields.text("refr")
-    order_id = fields.text("tr_id", "ti_id") or data.text("order_id", "orderId", "transaction_id")
-    items = [*_transaction_items(fields), *_products(entities)]
-    value, currency = _read_value(name, fields, data, is_commerce=bool(order_id or items))
+    order, items = _open_order(entities, problems), [*_transaction_items(fields), *_products(entities)]
+    order_id = fields.text("tr_id", "ti_id") or data.text(*ORDER_IDS) or order.text("transaction_id")
+    value, currency = _read_value(name, fields, data, order, is_commerce=bool(order_id or items))
     created_ms, sent_ms = _read_ms(fields, "ttm") or _read_ms(fields, "dtm"), _read_ms(fields, "stm")
     return ProtocolEvent(
         name,
@@ -154,11 +157,25 @@ def _read_identifiers(fields: FieldReader) -> list[tuple[str, str]]:
     return [(kind, value) for kind, value in identifiers if value]
 
 
-def _read_value(name: str, fields: FieldReader, data: FieldReader, *, is_commerce: bool) -> tuple[float, str]:
-    """Return (value, currency) of a transaction, else of an event's data. A structured event's number is no money."""
+def _open_order(entities: "list[Described]", problems: list[str]) -> FieldReader:
+    """Return a reader of the order in an entity of Snowplow's e-commerce plugin, of an empty object where there is none."""
+    orders = [entity.get("data") for schema, entity in entities if schema.startswith(ORDERS)]
+    return FieldReader(next((data for data in orders if isinstance(data, Mapping)), {}), problems, "entity.")
+
+
+def _read_value(
+    name: str, fields: FieldReader, data: FieldReader, order: FieldReader, *, is_commerce: bool
+) -> tuple[float, str]:
+    """Return (value, currency) of a transaction, else of an order, else of an event's data.
+
+    A structured event's number is no money.
+    """
     if fields.fields.get("tr_tt") not in (None, ""):
         money = fields.money("tr_tt")
         return money.amount, read_currency(fields, "tr_cu", "ti_cu") or money.currency
+    if order.fields:
+        money = order.money("revenue", "refund_amount")
+        return money.amount, read_currency(order) or money.currency
     currency = read_currency(fields, "tr_cu", "ti_cu")
     value, data_currency = read_amount(name, data, is_commerce=is_commerce)
     return value, currency or data_currency

@@ -363,3 +363,45 @@ def test_both_of_two_fields_with_one_name_are_kept() -> None:
     """At the top, and among the properties."""
     event = {"event_name": "x", "plan": "a", "tier": 1, "properties": {"plan": "b", "tier": 1}}
     assert sent(own.parse_item(event)).properties == {"plan": "a", "plan#2": "b", "tier": 1}
+
+
+@pytest.mark.parametrize(
+    ("entity", "data", "order"),
+    [
+        ("transaction", {"transaction_id": "o1", "revenue": 39.8, "currency": "EUR", "tax": 2}, ("o1", 39.8, "EUR")),
+        ("refund", {"transaction_id": "o1", "refund_amount": 5, "currency": "EUR"}, ("o1", 5.0, "EUR")),
+        ("cart", {"cart_id": "c1", "total_value": 5, "currency": "EUR"}, ("", 0.0, "")),
+    ],
+)
+def test_orders_of_snowplows_e_commerce(entity: str, data: dict[str, Any], order: tuple[str, float, str]) -> None:
+    """The plugin has an order in an entity of its action; a cart is no order."""
+    vendor = "iglu:com.snowplowanalytics.snowplow.ecommerce"
+    action = {"schema": f"{vendor}/snowplow_ecommerce_action/jsonschema/1-0-2", "data": {"type": entity}}
+    entities = [{"schema": f"{vendor}/{entity}/jsonschema/1-0-0", "data": data}]
+    event = sent(
+        snowplow.parse_item(
+            {
+                "e": "ue",
+                "ue_pr": orjson.dumps({"schema": UNSTRUCT, "data": action}).decode(),
+                "co": orjson.dumps({"schema": CONTEXTS, "data": entities}).decode(),
+            }
+        )
+    )
+    assert (event.order_id, event.value, event.currency) == order
+    assert event.properties[f"entity.{entity}"] == data
+
+
+def test_rudderstacks_word_for_no_referrer_is_none() -> None:
+    """Its SDK calls the referrer of a direct visit `$direct`."""
+    page = {"url": "https://x.example/", "referrer": "$direct"}
+    event = sent(segment.parse_item({"type": "page", "context": {"page": page}}))
+    assert (event.page_referrer, event.properties) == ("", {})
+
+
+@pytest.mark.parametrize(("address", "remaining"), [("a@b.example", {}), ("c@d.example", {"email": "c@d.example"})])
+def test_an_address_in_both_traits_of_a_call_is_read_once(address: str, remaining: dict[str, str]) -> None:
+    """RudderStack's server SDK repeats the traits of an identify in its context; another address stays there."""
+    traits = {"email": "a@b.example"}
+    event = sent(segment.parse_item({"type": "identify", "traits": traits, "context": {"traits": {"email": address}}}))
+    assert event.identifiers == [("email", "a@b.example")]
+    assert event.user_properties == remaining
