@@ -62,6 +62,13 @@ ___TEMPLATE_PARAMETERS___
         "type": "POSITIVE_NUMBER"
       }
     ]
+  },
+  {
+    "type": "CHECKBOX",
+    "name": "relayIdCookie",
+    "checkboxText": "Relay the id cookie hw_id",
+    "simpleValueType": true,
+    "help": "Sends the visitor's cookie hw_id to the collector, and sets or deletes it as the collector answers. The collector must run with --id-cookie."
   }
 ]
 
@@ -80,9 +87,15 @@ const logToConsole = require('logToConsole');
 const makeInteger = require('makeInteger');
 const makeString = require('makeString');
 const sendHttpRequest = require('sendHttpRequest');
+const setCookie = require('setCookie');
 
 const TIMEOUT_MS = 2000;
 const BIGGEST_RANDOM = 2147483647;
+
+// The collector's header for the id cookie, of the request and of its answer, and that of its life in seconds.
+const ID_COOKIE = 'X-Headwater-Id-Cookie';
+const ID_COOKIE_ANSWER = 'x-headwater-id-cookie';
+const ID_COOKIE_AGE = 'x-headwater-id-cookie-max-age';
 
 // Credentials of the visitor's request: a client may have put all its headers into the event data.
 const NEVER_SENT = ['authorization', 'proxy-authorization', 'cookie', 'set-cookie'];
@@ -207,18 +220,36 @@ const prepare = (event) => {
   return event;
 };
 
+// The collector decides by the event's consent; without its header the cookie stays as it is.
+const relayIdCookie = (answer) => {
+  const headers = answer.headers || {};
+  const value = headers[ID_COOKIE_ANSWER];
+  if (!data.relayIdCookie || value === undefined) return;
+  setCookie('hw_id', value, {
+    domain: 'auto', path: '/', 'max-age': makeInteger(headers[ID_COOKIE_AGE]) || 0, secure: true, httpOnly: true, sameSite: 'lax'
+  });
+};
+
+const requestHeaders = () => {
+  const headers = { 'Content-Type': 'application/json', 'Authorization': 'Bearer ' + data.writeKey };
+  if (data.relayIdCookie) headers[ID_COOKIE] = (getCookieValues('hw_id') || [])[0] || '';
+  return headers;
+};
+
 const send = (event) => {
   const base = makeString(data.collectorUrl);
   const url = (base.charAt(base.length - 1) === '/' ? base.slice(0, -1) : base) + '/v1/events';
   const options = {
     method: 'POST',
-    headers: { 'Content-Type': 'application/json', 'Authorization': 'Bearer ' + data.writeKey },
+    headers: requestHeaders(),
     timeout: makeInteger(data.timeoutMs) || TIMEOUT_MS
   };
   // In a list, because an event may itself have a field named events.
   sendHttpRequest(url, options, JSON.stringify({ events: [event] })).then((answer) => {
-    if (answer.statusCode === 200) data.gtmOnSuccess();
-    else failed('the collector answered ' + answer.statusCode);
+    if (answer.statusCode === 200) {
+      relayIdCookie(answer);
+      data.gtmOnSuccess();
+    } else failed('the collector answered ' + answer.statusCode);
   }, () => failed('the collector did not answer in time'));
 };
 
@@ -422,6 +453,79 @@ ___SERVER_PERMISSIONS___
               {
                 "type": 1,
                 "string": "euconsent-v2"
+              },
+              {
+                "type": 1,
+                "string": "hw_id"
+              }
+            ]
+          }
+        }
+      ]
+    },
+    "clientAnnotations": {
+      "isEditedByUser": true
+    },
+    "isRequired": true
+  },
+  {
+    "instance": {
+      "key": {
+        "publicId": "set_cookies",
+        "versionId": "1"
+      },
+      "param": [
+        {
+          "key": "allowedCookies",
+          "value": {
+            "type": 2,
+            "listItem": [
+              {
+                "type": 3,
+                "mapKey": [
+                  {
+                    "type": 1,
+                    "string": "name"
+                  },
+                  {
+                    "type": 1,
+                    "string": "domain"
+                  },
+                  {
+                    "type": 1,
+                    "string": "path"
+                  },
+                  {
+                    "type": 1,
+                    "string": "secure"
+                  },
+                  {
+                    "type": 1,
+                    "string": "session"
+                  }
+                ],
+                "mapValue": [
+                  {
+                    "type": 1,
+                    "string": "hw_id"
+                  },
+                  {
+                    "type": 1,
+                    "string": "*"
+                  },
+                  {
+                    "type": 1,
+                    "string": "/"
+                  },
+                  {
+                    "type": 1,
+                    "string": "secure"
+                  },
+                  {
+                    "type": 1,
+                    "string": "any"
+                  }
+                ]
               }
             ]
           }
@@ -723,6 +827,47 @@ scenarios:
     world.headers['user-agent'] = 'Browser/1';
     runCode(settings);
     assertThat(sent().user_agent).isEqualTo('Browser/1');
+- name: The id cookie is relayed in both directions
+  code: |-
+    settings.relayIdCookie = true;
+    world.cookies.hw_id = ['hw1.OLD'];
+    world.answer.headers = {'x-headwater-id-cookie': 'hw1.NEW', 'x-headwater-id-cookie-max-age': '34128000'};
+    runCode(settings);
+    assertThat(world.options.headers['X-Headwater-Id-Cookie']).isEqualTo('hw1.OLD');
+    assertThat(world.body).doesNotContain('hw1.OLD');
+    assertApi('setCookie').wasCalledWith('hw_id', 'hw1.NEW', {
+      domain: 'auto', path: '/', 'max-age': 34128000, secure: true, httpOnly: true, sameSite: 'lax'
+    });
+    assertApi('gtmOnSuccess').wasCalled();
+- name: A visitor without the id cookie asks for one
+  code: |-
+    settings.relayIdCookie = true;
+    runCode(settings);
+    assertThat(world.options.headers['X-Headwater-Id-Cookie']).isEqualTo('');
+    assertApi('setCookie').wasNotCalled();
+- name: The id cookie is deleted where the collector says so
+  code: |-
+    settings.relayIdCookie = true;
+    world.cookies.hw_id = ['hw1.OLD'];
+    world.answer.headers = {'x-headwater-id-cookie': '', 'x-headwater-id-cookie-max-age': '0'};
+    runCode(settings);
+    assertApi('setCookie').wasCalledWith('hw_id', '', {
+      domain: 'auto', path: '/', 'max-age': 0, secure: true, httpOnly: true, sameSite: 'lax'
+    });
+- name: Without the parameter the id cookie is neither sent nor set
+  code: |-
+    world.cookies.hw_id = ['hw1.OLD'];
+    world.answer.headers = {'x-headwater-id-cookie': 'hw1.NEW', 'x-headwater-id-cookie-max-age': '34128000'};
+    runCode(settings);
+    assertThat(world.options.headers['X-Headwater-Id-Cookie']).isUndefined();
+    assertApi('setCookie').wasNotCalled();
+- name: An answer that is no success sets no id cookie
+  code: |-
+    settings.relayIdCookie = true;
+    world.answer = {statusCode: 500, headers: {'x-headwater-id-cookie': 'hw1.NEW', 'x-headwater-id-cookie-max-age': '9'}};
+    runCode(settings);
+    assertApi('setCookie').wasNotCalled();
+    assertApi('gtmOnFailure').wasCalled();
 setup: |-
   const JSON = require('JSON');
 
@@ -744,6 +889,7 @@ setup: |-
   mock('getTimestampMillis', () => 1790000000000);
   mock('generateRandom', () => 7);
   mock('logToConsole', () => undefined);
+  mock('setCookie', () => undefined);
   mock('sendHttpRequest', (url, options, body) => {
     world.url = url;
     world.options = options;

@@ -33,10 +33,11 @@ const FREE = [
 const PERMISSION = new Map(Object.entries(NEEDS).flatMap(([permission, names]) => names.map((name) => [name, permission])));
 FREE.forEach((name) => PERMISSION.set(name, null));
 
-// APIs whose permission lists names: its mode, its list and the label for messages; and parts of read_request by API.
+// APIs whose permission lists names: its mode (set_cookies has none), its list and the label for messages; and parts of read_request by API.
 const NAMED = [
-  { api: 'getRequestHeader', permission: 'read_request', mode: 'headerAccess', list: 'headerWhitelist', label: 'header' },
-  { api: 'getCookieValues', permission: 'get_cookies', mode: 'cookieAccess', list: 'cookieNames', label: 'cookie' },
+  { api: 'getRequestHeader', permission: 'read_request', mode: 'headerAccess', list: 'headerWhitelist', label: 'header', verb: 'read' },
+  { api: 'getCookieValues', permission: 'get_cookies', mode: 'cookieAccess', list: 'cookieNames', label: 'cookie', verb: 'read' },
+  { api: 'setCookie', permission: 'set_cookies', list: 'allowedCookies', label: 'cookie', verb: 'set' },
 ];
 const PARTS = {
   bodyAllowed: ['getRequestBody'],
@@ -112,8 +113,8 @@ function checkNames(tree, locals, granted, rule, line) {
     else used.add(name.toLowerCase());
   });
   const calls = [...locals.values()].includes(rule.api);
-  if (calls && granted[rule.mode] !== 'specific') problems.push(`${rule.permission} must name each ${rule.label} (${rule.mode}: specific)`);
-  for (const name of declared) if (!used.has(name)) problems.push(`${rule.permission} names the ${rule.label} ${name}, which is not read`);
+  if (calls && rule.mode && granted[rule.mode] !== 'specific') problems.push(`${rule.permission} must name each ${rule.label} (${rule.mode}: specific)`);
+  for (const name of declared) if (!used.has(name)) problems.push(`${rule.permission} names the ${rule.label} ${name}, which is not ${rule.verb}`);
   return problems;
 }
 

@@ -29,7 +29,7 @@ class KeyKind(StrEnum):
     SERVER = "server"
     """Servers, including tag-manager containers: the region comes from the event."""
     IMPORT = "import"
-    """A server that imports historical data: the region comes from the event."""
+    """A server that imports historical data: the region comes from the event, times are not corrected, rows are `imported`."""
 
 
 class WriteKey(BaseModel):

@@ -19,7 +19,7 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
-@app.command(epilog="Example: headwater keys create web-de --site shop.example --kind browser")
+@app.command(epilog="Example: headwater keys create shop-history --site shop.example --kind import")
 def create(
     source: Annotated[str, typer.Argument(help="Name of the source, e.g. web-de.")],
     site: Annotated[str, typer.Option(help="Site of events that name no page.")],
@@ -27,11 +27,13 @@ def create(
     kind: Annotated[
         KeyKind,
         typer.Option(
-            help="Who sends: visitors' browsers (the trusted header tells the region), or servers and imports (events do)."
+            help="Who sends. browser: visitors' pages and apps; the trusted header tells the region. server: backends and tag "
+            "containers; events tell it. import: old events; as server, but their times are kept as they are, and they are "
+            "marked `imported`."
         ),
     ] = KeyKind.SERVER,
 ) -> None:
-    """Make a write key and print it: only its hash is kept."""
+    """Make a write key and print it once: only its hash is kept. Choose the kind by who sends."""
     from streams.collector.write_keys import create_key
 
     typer.echo(create_key(load_settings().write_keys_file, source, site=site, events_per_s=events_per_s, kind=kind))
