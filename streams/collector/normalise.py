@@ -18,7 +18,7 @@ from streams.collector.event import ProtocolEvent
 from streams.collector.fields.agents import device_class, is_bot, is_visitors
 from streams.collector.fields.event_ids import MAX_ID, readable_event_id
 from streams.collector.fields.property_texts import PropertyTexts, value_text
-from streams.collector.masking.event_mask import LONGEST_SIGNAL_NAME, MAX_SIGNAL, SLACK, EventMask, OnMasked
+from streams.collector.masking.event_mask import LONGEST_SIGNAL_NAME, MAX_SIGNAL, EventMask, OnMasked
 from streams.collector.masking.field_names import Category
 from streams.collector.signals.signals import add_gpc
 from streams.collector.write_keys import KeyKind
@@ -85,7 +85,7 @@ class Normaliser:
         subject, nodes = event_nodes(self._keys, event.identifiers, region)
         agent = _agent(event, request)
         mask = EventMask(event, request.ip, on_masked, agent)
-        problems = [*request.problems, *mask.mask_problems(event.problems), *_long_fields(event)]
+        problems = [*request.problems, *event.problems, *_long_fields(event)]
         event_id = self._build_event_id(event, mask, problems)
         event_ts, clock = choose_event_time(event, request, problems)
         page_url, site = _mask_page(event, request, mask)
@@ -110,7 +110,7 @@ class Normaliser:
             "page_title": mask.mask_short("page_title", event.page_title, MAX_TEXT),
             "page_referrer": mask.mask_field("page_referrer", event.page_referrer, MAX_TEXT),
             "user_agent": mask.mask_field("user_agent", agent, MAX_TEXT),
-            **_describe_device(event, request, agent),
+            **_describe_device(event, request, agent[:MAX_TEXT]),
             "ip_prefix": ip_prefix(event.ip or request.ip),
             "click_ids": mask.mask_click_ids(event.click_ids, MAX_TEXT),
             "match_tokens": match_tokens(event, region),
@@ -168,7 +168,7 @@ def _mask_signals(event: ProtocolEvent, request: RequestContext, mask: EventMask
 
 
 def _agent(event: ProtocolEvent, request: RequestContext) -> str:
-    return (event.user_agent or request.user_agent)[: MAX_TEXT + SLACK]
+    return event.user_agent or request.user_agent
 
 
 def _describe_request(request: RequestContext) -> Record:

@@ -30,7 +30,7 @@ def read_currency(fields: FieldReader, *names: str) -> str:
     """Return the currency as sent. One that is too long for a code is noted and left over."""
     for name in names or ("currency",):
         value = fields.fields.get(name)
-        if isinstance(value, str) and len(value.strip()) > MAX_CURRENCY:
+        if isinstance(value, str | int | float) and len(str(value).strip()) > MAX_CURRENCY:
             fields.note(name, "a currency's code such as EUR")
         elif currency := fields.text(name):
             return currency.strip()

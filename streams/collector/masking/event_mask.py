@@ -68,13 +68,6 @@ class EventMask:
         """Do the same for one of the short texts that were checked together."""
         return text[:limit] if self._plain else self.mask_field(name, text, limit, category)
 
-    def mask_problems(self, problems: Sequence[str]) -> list[str]:
-        """Mask problems: some begin with a name that the sender chose."""
-        masked = [self.mask(problem) for problem in problems]
-        if any(after is not before for after, before in zip(masked, problems, strict=True)):
-            self._on_masked("problems")
-        return masked
-
     def mask_event_id(self, event_id: str, key: bytes) -> str:
         """Return the id, or its pseudonym where it needs a mask: labels would make different ids equal."""
         if self._plain or self.mask(event_id) is event_id:

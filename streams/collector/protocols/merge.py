@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streams.collector.event import InvalidItem, Item
-from streams.collector.fields.repeated_keys import RepeatedKeys, build_object, overlay
+from streams.collector.fields.repeated_keys import RepeatedKeys, all_values, build_object, overlay, select_fields
 from streams.collector.protocols import segment
 
 TRAITS = {"email": "email", "mobile": "phone", "phone": "phone", "phone_number": "phone", "phonenumber": "phone"}
@@ -29,18 +29,18 @@ def parse_item(item: Any) -> Item:
     traits: dict[str, list[Any]] = {}
     devices: list[tuple[str, Any]] = []
     for entry in properties:
-        kind, value = str(entry.get("type", "")).lower().replace("-", "_"), entry.get("value")
+        kind, values = str(entry.get("type", "")).lower().replace("-", "_"), all_values(entry, "value")
         if kind in TRAITS:
-            traits.setdefault(TRAITS[kind], []).append(value)
+            traits.setdefault(TRAITS[kind], []).extend(values)
         elif kind in IDENTIFIERS:
-            identifiers.append((IDENTIFIERS[kind], value))
+            identifiers += [(IDENTIFIERS[kind], value) for value in values]
         elif kind in ("device_id", "deviceid"):
-            devices.append(("id", value))
+            devices += [("id", value) for value in values]
         else:
             return InvalidItem(f"a type of mergeProperties is no identifier of Headwater: {INSTEAD}")
     alias = _as_alias(item, build_object(identifiers), traits, build_object(devices))
     # What an entry has beside type and value is kept; a value itself would be an identifier in clear.
-    further = [{name: value for name, value in entry.items() if name not in ("type", "value")} for entry in properties]
+    further = [select_fields(entry, entry.keys() - {"type", "value"}) for entry in properties]
     return segment.parse_item(overlay(alias, {"mergeProperties": further if any(further) else None}))
 
 

@@ -12,7 +12,7 @@ import orjson
 
 from streams.collector.event import InvalidField
 from streams.collector.fields.repeated_keys import MAX_LEVELS as MAX_DEPTH
-from streams.collector.fields.repeated_keys import RepeatedKeys, loads_with_depth, overlay, pairs
+from streams.collector.fields.repeated_keys import RepeatedKeys, loads_with_depth, overlay, pairs, select_fields
 from streams.collector.protocols import segment
 
 MAX_LEVELS = 8
@@ -33,7 +33,7 @@ def find_write_key(query: Mapping[str, Any]) -> object:
 
 def _merge_query(call: Any, query: Mapping[str, Any]) -> Any:
     """Return the call with the further fields of its query; the call's own count."""
-    others = _nest_fields({name: value for name, value in query.items() if name not in ("data", "type")})
+    others = _nest_fields(select_fields(query, query.keys() - {"data", "type"}))
     return overlay(others, call, frozenset(others)) if others and isinstance(call, dict) else call
 
 

@@ -88,7 +88,7 @@ def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:
     entities = _read_entities(payload)
     events = _unstructured_events(payload) if kind == "ue" else []
     name, event_data = _name_and_data(events[-1]) if events else (NAMES[kind], {})
-    data = FieldReader(event_data, problems, f"{name}.")
+    data = FieldReader(event_data, problems, "ue_pr.")
     signals, signal_names = _signals(payload, events, entities)
     fields.skip(UNKEPT | UNSTRUCTURED if events else UNKEPT)
     data.skip(signal_names)

@@ -30,7 +30,7 @@ from schemas.registry import Registry
 from streams.collector.event import Item
 from streams.collector.intake import Intake
 from streams.collector.normalise import RequestContext
-from streams.collector.protocols import ga4, own, segment, snowplow
+from streams.collector.protocols import ga4, gtag, own, segment, snowplow
 from streams.collector.protocols.choices import parse_item as parse_choice
 from streams.identity.nodes import NodeKeys
 
@@ -156,8 +156,12 @@ def own_events(text: str) -> Iterator[dict[str, Any]]:
     """Yield an event of own JSON for each field."""
     texts = (
         "event_id", "page_location", "page_title", "page_referrer", "user_agent", "tag_version", "order_id", "currency",
-        "decision_token", "gclid", "x-ga-gcs", "note", "tier",
+        "decision_token", "gclid", "x-ga-gcs", "note", "tier", "session_id", "group_id", "language", "screen_resolution",
+        "timezone", "event_ts", "value", "ip_override", "country",
     )  # fmt: skip
+    yield {"event_name": "x", "items": [{"item_id": text, text: text}]}
+    yield {"event_name": "x", "user_properties": {"note": text, text: [text]}}
+    yield {"event_name": "x", "items": [{text: "y" * 5_000}], text: "y" * 5_000, "user_properties": {text: "y" * 5_000}}
     yield from ({"event_name": "x", name: text} for name in texts)
     yield {"event_name": text}
     yield {"event_name": "x", text: "named"}
@@ -220,6 +224,15 @@ def snowplow_items(text: str) -> Iterator[dict[str, Any]]:
     yield {"e": "pv", "co": json.dumps({"schema": f"{iglu}/contexts/jsonschema/1-0-1", "data": entities})}
 
 
+def gtag_items(text: str) -> Iterator[dict[str, Any]]:
+    """Yield a hit of Google's browser tag for each parameter."""
+    names = ("dl", "dr", "dt", "ul", "sr", "sid", "cu", "ua", "tid", "gcs", "ep.event_id", "ep.transaction_id", "up.tier", "x")
+    yield from ({"query": {}, "event": {"en": "x", name: text}} for name in names)
+    yield {"query": {"en": text}, "event": {}}
+    yield {"query": {text: text}, "event": {"en": "x", f"ep.{text}": text, f"up.{text}": text}}
+    yield {"query": {"en": "x", "pr1": f"nm{quote(text)}~k0{quote(text)}~v0{quote(text)}"}, "event": {}}
+
+
 def choices_of(text: str) -> Iterator[dict[str, Any]]:
     """Yield a choice for each field."""
     yield {"client_id": "c-1", "consent": {"cmp.marketing": text}}
@@ -234,6 +247,7 @@ READERS: tuple[tuple[str, Callable[[Any], Item], Callable[[str], Iterator[dict[s
     ("segment", segment.parse_item, segment_events),
     ("ga4", ga4.parse_item, ga4_items),
     ("snowplow", snowplow.parse_item, snowplow_items),
+    ("gtag", gtag.parse_item, gtag_items),
 )
 
 
@@ -381,3 +395,25 @@ def test_an_events_own_identifiers_are_masked_everywhere_else(door: Door, text: 
         ):
             (record,) = door.events(parse, [item])
             assert not leaks(USERS, record), (item, leaks(USERS, record))
+
+
+LIMITED = ("page_title", "page_location", "user_agent", "session_id", "language", "order_id", "note", "event_name", "gclid")
+ADDRESS = "quokka.wombat@numbat.example"
+
+
+@pytest.mark.parametrize("name", LIMITED)
+@pytest.mark.parametrize(
+    "filler", ["y", " ", "ada.lovelace@numbers.example ", "%20", "{"], ids=["y", "blank", "email", "hex", "brace"]
+)
+def test_nothing_is_cut_before_it_is_masked(door: Door, name: str, filler: str) -> None:
+    """An address at any position of a long text, around each limit and each window of search, leaves no part of itself."""
+    canary = Canary("email", (), ("quokka", "wombat", "numbat", "lovelace", "numbers"))
+    edges = (64, 128, 4_096, 8_192, 16_384)
+    offsets = range(-1, len(ADDRESS) + 2) if FULL else (0, 7, 20)
+    for position in (edge - offset for edge in edges for offset in offsets):
+        text = (filler * (position // len(filler) + 1))[:position]
+        begin = text.rfind(" ") + 1 if filler.endswith(" ") else position  # whole addresses in front of this one
+        sent = f"{text[:begin]} {ADDRESS} ".ljust(18_000, "z")
+        records = door.events(own.parse_item, [{"event_name": "x", name: sent, "items": [{"a": sent}]}])
+        assert len(records) == 1
+        assert not leaks(canary, records), (position, leaks(canary, records)[0][-200:])
