@@ -1,8 +1,8 @@
 """`python -m bench.collector`: what an event costs the collector, beside a loop that only parses and produces.
 
 Starts Kafka, one `headwater collect` and the reference loop, and sends each protocol to both in batches and as single events.
-CPU time is the server process's, from the kernel; latencies count from when a request was due until its answer, which comes after
-Kafka's acknowledgement. At last the collector gets four times as many events as it can take.
+CPU time is the server process's, from the kernel. Latencies count from when a request was due until its answer, which comes
+after Kafka's acknowledgement. At last the collector gets four times as many events as it can take.
 """
 
 import argparse

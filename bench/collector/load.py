@@ -24,7 +24,7 @@ class LoadResult(NamedTuple):
         return self.latencies_s[int(len(self.latencies_s) * share)] * 1e3 if self.latencies_s else 0.0
 
 
-class Connection(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """One connection, with one request at a time."""
 
     def __init__(self) -> None:
@@ -63,14 +63,14 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
 
-async def connect(port: int) -> Connection:
+async def connect(port: int) -> LoadConnection:
     """Open a connection."""
-    _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+    _, connection = await asyncio.get_running_loop().create_connection(LoadConnection, "127.0.0.1", port)
     return connection
 
 
 def send_for(port: int, requests: Sequence[bytes], seconds: float, connections: int, rate: float = 0.0) -> LoadResult:
-    """Send the requests in turn for some seconds: as fast as they are answered, or `rate` a second as far as connections are free."""
+    """Send the requests in turn for some seconds: as fast as they are answered, or `rate` a second where connections are free."""
     return uvloop.run(_send_for(port, requests, seconds, connections, rate))
 
 
