@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
+from confluent_kafka.admin import AdminClient, NewTopic
 from rich.console import Console
 from rich.table import Table
 
 from bench.collector.load import send_for
 from bench.collector.payloads import WORKLOADS, build_requests
 from bench.collector.processes import SECRET, MeasuredServer, run_collector, run_reference
+from bench.collector.reference import TOPIC
 from infra.ops import topics
 from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.settings import Settings, load_settings
@@ -68,6 +70,13 @@ def count_records(kafka: str, topic: str) -> int:
         return sum(consumer.get_watermark_offsets(ck.TopicPartition(topic, number))[1] for number in partitions)
     finally:
         consumer.close()
+
+
+def create_topic(kafka: str, topic: str) -> None:
+    """Create the topic of the reference loop, with as many partitions as that of the collector has."""
+    client = AdminClient({"bootstrap.servers": kafka})
+    partitions = len(client.list_topics("events.raw", timeout=20).topics["events.raw"].partitions)
+    client.create_topics([NewTopic(topic, partitions, 1)])[topic].result()
 
 
 class MemorySampler(threading.Thread):
@@ -120,6 +129,7 @@ def measure(settings: Settings, arguments: argparse.Namespace, progress: Callabl
     """Run everything and return the figures by name."""
     key = create_key(settings.write_keys_file, "web-de", site="shop.example", events_per_s=NO_LIMIT)
     rows: dict[str, Any] = {}
+    create_topic(settings.kafka, TOPIC)
     options = ["--processes", str(arguments.processes)] if arguments.processes > 1 else []
     with run_collector(settings, options) as collector, run_reference(settings) as reference:
         for name in arguments.protocols:

@@ -8,6 +8,9 @@ from typing import NamedTuple, cast
 
 import uvloop
 
+ANSWER_S = 60.0
+"""Seconds after which a server without an answer has failed the run."""
+
 
 class LoadResult(NamedTuple):
     """What became of the requests of one run."""
@@ -56,7 +59,7 @@ class LoadConnection(asyncio.Protocol):
         """Send a request and return the head of its answer in lower case."""
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        return await self._answer
+        return await asyncio.wait_for(self._answer, ANSWER_S)
 
     def close(self) -> None:
         """Close the connection."""
@@ -70,7 +73,7 @@ async def connect(port: int) -> LoadConnection:
 
 
 def send_for(port: int, requests: Sequence[bytes], seconds: float, connections: int, rate: float = 0.0) -> LoadResult:
-    """Send the requests in turn for some seconds: as fast as they are answered, or `rate` a second where connections are free."""
+    """Send the requests in turn for some seconds: as they are answered, or `rate` a second where connections are free."""
     return uvloop.run(_send_for(port, requests, seconds, connections, rate))
 
 

@@ -40,9 +40,8 @@ class ReferenceLoop:
 
         def report(error: Any, _message: Any) -> None:
             nonlocal outstanding
-            assert error is None, error
             outstanding -= 1
-            if not outstanding:
+            if not outstanding and error is None:
                 self._acknowledged.append(future)
 
         for item in items:
