@@ -12,16 +12,42 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
 
-from bench.stages import make_stage
+from bench.passthrough import PassThrough
 from infra.settings import Settings
 from infra.telemetry.metrics import Metrics
 from streams.runtime.first_start import begin_at_earliest
-from streams.runtime.stage import Batch, Outcome
+from streams.runtime.stage import Batch, Outcome, Stage
+
+
+def make_stage(name: str, settings: Settings, source: str, sink: str, metrics: Metrics) -> Stage:
+    """Build `copy` from `source` to `sink`, or a stage that reads events from `source` and keeps its own exits."""
+    if name == "copy":
+        return PassThrough(f"bench-{sink}", source, sink)
+    stage = STAGES[name](settings, metrics)
+    stage.name = f"bench-{sink}"  # a consumer group of its own for each contender
+    stage.inputs = (source, *stage.inputs[1:])
+    return stage
+
+
+def _consent(settings: Settings, metrics: Metrics) -> Stage:
+    from streams.consent.app import build
+
+    return build(settings, metrics)
+
+
+def _identity(settings: Settings, metrics: Metrics) -> Stage:
+    from streams.identity.app import build
+
+    return build(settings, metrics)
+
+
+STAGES: dict[str, Callable[[Settings, Metrics], Stage]] = {"consent": _consent, "identity": _identity}
 
 
 class Clock:

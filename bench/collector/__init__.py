@@ -1,0 +1,1 @@
+"""The collector under load, beside a loop that only parses and produces."""
