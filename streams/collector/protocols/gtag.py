@@ -87,7 +87,10 @@ def parse_item(item: Any) -> Item:
         else:
             _put(params, PARAMS.get(name, name), value)
     if products:
+        others = params.pop("items", None)
         params["items"] = list(products.values())
+        if others is not None:
+            _put(params, "items", others)
     event = {"name": item["event"].get("en", item["query"].get("en")), "params": params, "user_properties": traits}
     # The event's own parameter counts; another value that all share stays as a repeated key, which may be a refusal.
     return _with_own_id(ga4.parse_item({"shared": build_object(shared[::-1]), "event": event}), item)

@@ -221,12 +221,12 @@ TIMES = {"sent_ts", "sentAt", "stm", "event_ts", "timestamp", "originalTimestamp
 """Names of times: one that is read becomes the event's time or its correction."""
 
 
-def check(item: Item, sent: Any) -> None:
+def check(item: Item, original: Any) -> None:
     """Assert that everything that was sent can be accounted for."""
     arrival = arrive(item)
     if any(problem.startswith("and ") for problem in arrival.record["problems"]):
         return  # more problems than an event keeps
-    for names, value in sent_leaves(sent):
+    for names, value in sent_leaves(original):
         if names and names[0] in TIMES and (item_time_is_read(arrival)):
             continue
         assert arrival.explains(names, value), (names, value, arrival.record, arrival.masked)
@@ -269,13 +269,13 @@ def test_own_json(fields: Repeated) -> None:
 )
 def test_segment(call: str, fields: Repeated, context: Repeated, in_batch: bool) -> None:
     """Segment: each of the six calls, alone and in a batch, whose own context is merged into each."""
-    sent = Repeated([("event", "x"), *fields])
+    original = Repeated([("event", "x"), *fields])
     if in_batch:
-        batch = [Repeated([*sent, ("type", call)])]
+        batch = [Repeated([*original, ("type", call)])]
         items = segment.extract_items(body(Repeated([("context", context), ("batch", batch)])), call="batch")
     else:
-        items = segment.extract_items(body(Repeated([*sent, ("context", context)])), call=call)
-    check(segment.parse_item(items[0]), Repeated([*sent, ("context", context)]))
+        items = segment.extract_items(body(Repeated([*original, ("context", context)])), call=call)
+    check(segment.parse_item(items[0]), Repeated([*original, ("context", context)]))
 
 
 IGLU = "iglu:com.snowplowanalytics.snowplow"
@@ -298,13 +298,13 @@ def test_snowplow(kind: str, fields: Repeated, data: Repeated, entities: list[tu
     """Snowplow: every kind of event, with entities, and the data of unstructured events."""
     inner = [described(f"{IGLU}/{name}/jsonschema/1-0-0", entity) for name, entity in entities]
     payload = Repeated([*fields, ("e", kind), ("co", to_json(described(f"{IGLU}/contexts/jsonschema/1-0-1", inner)))])
-    sent: list[Any] = [fields, [entity for _, entity in entities]]
+    original: list[Any] = [fields, [entity for _, entity in entities]]
     if kind == "ue":
         event = described("iglu:com.example/x/jsonschema/1-0-0", data)
         payload.append(("ue_pr", to_json(described(f"{IGLU}/unstruct_event/jsonschema/1-0-0", event))))
-        sent.append(data)
+        original.append(data)
     (item,) = snowplow.extract_items(body(described(f"{snowplow.PAYLOAD}jsonschema/1-0-4", [payload])))
-    check(snowplow.parse_item(item), sent)
+    check(snowplow.parse_item(item), original)
 
 
 @PROPERTY
@@ -342,14 +342,14 @@ def parse_query(query: Repeated) -> RepeatedKeys:
 
 def gtag_values(parameters: Repeated) -> list[Any]:
     """Return what the parameters say: a product's parts one by one, and no write key."""
-    sent: list[Any] = []
+    original: list[Any] = []
     for name, value in parameters:
         if name[:2] == "pr" and name[2:].isdigit():
-            sent += [unquote_plus(part[2:]) for part in value.split("~")]
+            original += [unquote_plus(part[2:]) for part in value.split("~")]
         elif not (name in gtag.KEYS and value.startswith("hw_")):
             known = gtag.SHARED.get(name) or gtag.PARAMS.get(name) or name.removeprefix("epn.").removeprefix("ep.")
-            sent.append(Repeated([(known, value)]))
-    return sent
+            original.append(Repeated([(known, value)]))
+    return original
 
 
 @PROPERTY
