@@ -126,6 +126,8 @@ class LedgerIndex:
     """Acknowledgements per event, up to 255."""
     attempts: bytearray
     """Deliveries per event, up to 255."""
+    answered: bytearray
+    """1 where the last delivery was accepted or refused, so that a dead letter must be there already."""
     accounts: "array[int]"
     """Account number per event; -1 = none."""
     after: "array[int]" = field(default_factory=lambda: array("i"))
@@ -166,6 +168,7 @@ def read_ledger(file: Path) -> LedgerIndex:
     size = run.events
     expected = LedgerIndex(
         run,
+        bytearray(size),
         bytearray(size),
         bytearray(size),
         bytearray(size),
@@ -217,6 +220,7 @@ def _add_event(expected: LedgerIndex, line: EventLine, people: dict[str, int]) -
     expected.masks[n] = line.mask
     expected.acked[n] = min(255, line.acked)
     expected.attempts[n] = min(255, line.attempts)
+    expected.answered[n] = 200 <= line.status < 500 and line.status != 429
     expected.after[n] = line.refusal
     if line.account:
         expected.accounts[n] = people.setdefault(line.account, len(people))

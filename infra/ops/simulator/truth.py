@@ -76,7 +76,7 @@ def expected_purposes(step: SimulatedEvent | DecisionRequest) -> int:
 
 def expected_outcome(event: SimulatedEvent) -> ExpectedOutcome:
     """Return the expected outcome of an event that was acknowledged or refused."""
-    if event.defect in (Defect.WRONG_KEY, Defect.BROKEN_BODY):
+    if event.defect is Defect.WRONG_KEY:
         return ExpectedOutcome("refused")
     if event.defect is Defect.POISON:
         return ExpectedOutcome("poison")

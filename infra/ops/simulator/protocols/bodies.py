@@ -1,4 +1,4 @@
-"""Bodies of event requests, one builder per protocol. Pure."""
+"""Event requests as servers send them, one builder per protocol. Pure."""
 
 import base64
 from datetime import UTC, datetime
@@ -25,11 +25,13 @@ def region_header(device: Device, header: str) -> dict[str, str]:
     return {header: device.region} if header and device.region else {}
 
 
-def _key(request: SimulatedRequest, stamp: SendStamp) -> str:
+def write_key(request: SimulatedRequest, stamp: SendStamp) -> str:
+    """Return the write key, or an unknown one where that is the request's defect."""
     return "wrong-" + stamp.write_key[:8] if request.events[0].defect is Defect.WRONG_KEY else stamp.write_key
 
 
-def _headers(request: SimulatedRequest, stamp: SendStamp, authorization: str = "") -> dict[str, str]:
+def build_headers(request: SimulatedRequest, stamp: SendStamp, authorization: str = "") -> dict[str, str]:
+    """Return the headers that all protocols share."""
     device = request.device
     headers = {"Content-Type": "application/json", "User-Agent": device.agent, **region_header(device, stamp.region_header)}
     if device.choice is VisitorChoice.GPC:
@@ -37,7 +39,8 @@ def _headers(request: SimulatedRequest, stamp: SendStamp, authorization: str = "
     return {**headers, "Authorization": authorization} if authorization else headers
 
 
-def _url(event: SimulatedEvent) -> str:
+def page_url(event: SimulatedEvent) -> str:
+    """Return the page of an event, with a click id."""
     return f"{SITE}{event.page}?gclid={event.mark('mk')}"
 
 
@@ -48,7 +51,7 @@ def _token(event: SimulatedEvent, stamp: SendStamp) -> str:
     return stamp.token if event.answers else ""
 
 
-def _properties(event: SimulatedEvent, stamp: SendStamp) -> Json:
+def build_properties(event: SimulatedEvent, stamp: SendStamp) -> Json:
     """Return the properties that all protocols share."""
     properties: Json = {"note": event.mark("an")}
     if event.defect is not Defect.NONE:
@@ -60,13 +63,14 @@ def _properties(event: SimulatedEvent, stamp: SendStamp) -> Json:
     return properties
 
 
-def _own(request: SimulatedRequest, stamp: SendStamp) -> Post:
-    items = [_own_item(event, stamp) for event in request.events]
-    headers = _headers(request, stamp, f"Bearer {_key(request, stamp)}")
+def build_own_request(request: SimulatedRequest, stamp: SendStamp) -> Post:
+    """Build a request of a tag-manager server container."""
+    items = [build_own_item(event, stamp) for event in request.events]
+    headers = build_headers(request, stamp, f"Bearer {write_key(request, stamp)}")
     return Post("/v1/events", orjson.dumps({"events": items}), headers)
 
 
-def _own_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
+def build_own_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
     """Build a tag-manager server container's event data, common keys at the top."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
@@ -76,12 +80,12 @@ def _own_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
         "event_name": event.name,
         "event_ts": stamp.now_ms - event.age_ms,
         "client_id": device.cookie,
-        "page_location": _url(event),
+        "page_location": page_url(event),
         "page_title": event.mark("an"),
         "gclid": event.mark("mk"),
         "consent": event_signals(event, stamp),
         **_location("event_location", "country", device),
-        **_properties(event, stamp),
+        **build_properties(event, stamp),
     }
     if event.login:
         item["user_id"] = event.person.account
@@ -92,21 +96,24 @@ def _own_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
     return item
 
 
-def _segment(request: SimulatedRequest, stamp: SendStamp) -> Post:
-    items = [_segment_item(event, stamp) for event in request.events]
-    basic = base64.b64encode(f"{_key(request, stamp)}:".encode()).decode()
+def build_segment_request(request: SimulatedRequest, stamp: SendStamp) -> Post:
+    """Build a batch of the Segment HTTP API."""
+    items = [build_segment_item(event, stamp) for event in request.events]
+    basic = base64.b64encode(f"{write_key(request, stamp)}:".encode()).decode()
     return Post(
-        "/v1/batch", orjson.dumps({"batch": items, "sentAt": _iso(stamp.now_ms)}), _headers(request, stamp, f"Basic {basic}")
+        "/v1/batch",
+        orjson.dumps({"batch": items, "sentAt": iso_time(stamp.now_ms)}),
+        build_headers(request, stamp, f"Basic {basic}"),
     )
 
 
-def _segment_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
+def build_segment_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
     """Build a track call of the Segment HTTP API with common fields."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
     device = event.device
     context: Json = {
-        "page": {"url": _url(event), "title": event.mark("an")},
+        "page": {"url": page_url(event), "title": event.mark("an")},
         "userAgent": device.agent,
         "library": {"name": "simulated", "version": "1"},
         "consent": nest_categories(event_signals(event, stamp)),
@@ -119,9 +126,9 @@ def _segment_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
         "messageId": event.id,
         "event": event.name,
         "anonymousId": device.cookie,
-        "timestamp": _iso(stamp.now_ms - event.age_ms),
+        "timestamp": iso_time(stamp.now_ms - event.age_ms),
         "context": context,
-        "properties": _properties(event, stamp),
+        "properties": build_properties(event, stamp),
     }
     if event.login:
         item["userId"] = event.person.account
@@ -130,11 +137,12 @@ def _segment_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
     return item
 
 
-def _snowplow(request: SimulatedRequest, stamp: SendStamp) -> Post:
-    key = _key(request, stamp)
+def build_snowplow_request(request: SimulatedRequest, stamp: SendStamp) -> Post:
+    """Build a batch of the Snowplow tracker protocol 2."""
+    key = write_key(request, stamp)
     items = [_snowplow_item(event, stamp, key) for event in request.events]
     schema = "iglu:com.snowplowanalytics.snowplow/payload_data/jsonschema/1-0-4"
-    headers = _headers(request, stamp)
+    headers = build_headers(request, stamp)
     return Post("/com.snowplowanalytics.snowplow/tp2", orjson.dumps({"schema": schema, "data": items}), headers)
 
 
@@ -143,7 +151,7 @@ def _snowplow_item(event: SimulatedEvent, stamp: SendStamp, app_id: str) -> Json
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
     device = event.device
-    data = {"schema": f"iglu:example.shop/{event.name}/jsonschema/1-0-0", "data": _properties(event, stamp)}
+    data = {"schema": f"iglu:example.shop/{event.name}/jsonschema/1-0-0", "data": build_properties(event, stamp)}
     item: Json = {
         "e": "ue",
         "eid": event.id,
@@ -151,7 +159,7 @@ def _snowplow_item(event: SimulatedEvent, stamp: SendStamp, app_id: str) -> Json
         "p": "web",
         "aid": app_id,
         "duid": device.cookie,
-        "url": _url(event),
+        "url": page_url(event),
         "page": event.mark("an"),
         "dtm": str(stamp.now_ms - event.age_ms),
         "stm": str(stamp.now_ms),
@@ -171,15 +179,16 @@ def _snowplow_item(event: SimulatedEvent, stamp: SendStamp, app_id: str) -> Json
     return item
 
 
-def _ga4(request: SimulatedRequest, stamp: SendStamp) -> Post:
+def build_ga4_request(request: SimulatedRequest, stamp: SendStamp) -> Post:
+    """Build a request of the GA4 Measurement Protocol."""
     device = request.device
     first = request.events[0]
     body: Json = {"client_id": device.cookie, "events": [_ga4_item(event, stamp) for event in request.events]}
     if first.login:
         body["user_id"] = first.person.account
     body |= {"consent": event_signals(first, stamp), **_location("user_location", "country_id", device)}
-    query = {"measurement_id": "G-SIM", "api_secret": _key(request, stamp)}
-    return Post("/mp/collect", orjson.dumps(body), _headers(request, stamp), query)
+    query = {"measurement_id": "G-SIM", "api_secret": write_key(request, stamp)}
+    return Post("/mp/collect", orjson.dumps(body), build_headers(request, stamp), query)
 
 
 def _ga4_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
@@ -187,9 +196,9 @@ def _ga4_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
     params = {
-        **_properties(event, stamp),
+        **build_properties(event, stamp),
         "event_id": event.id,
-        "page_location": _url(event),
+        "page_location": page_url(event),
         "page_title": event.mark("an"),
     }
     item: Json = {"params": params, "timestamp_micros": (stamp.now_ms - event.age_ms) * 1000}
@@ -198,8 +207,14 @@ def _ga4_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
     return item
 
 
-def _iso(ms: int) -> str:
+def iso_time(ms: int) -> str:
+    """Return a time in ISO 8601."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-BUILDERS = {"headwater": _own, "segment": _segment, "snowplow": _snowplow, "ga4": _ga4}
+BUILDERS = {
+    "headwater": build_own_request,
+    "segment": build_segment_request,
+    "snowplow": build_snowplow_request,
+    "ga4": build_ga4_request,
+}

@@ -3,8 +3,10 @@
 import orjson
 
 from infra.ops.simulator.protocols.bodies import BUILDERS, region_header
+from infra.ops.simulator.protocols.browsers import build_browser_request, compress
 from infra.ops.simulator.protocols.messages import Json, Post, SendStamp
 from infra.ops.simulator.protocols.signals import flat_signals
+from infra.ops.simulator.protocols.ways import SendingWay, choose_way
 from infra.ops.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION
 from infra.ops.simulator.world.acts import DecisionRequest, Defect, SimulatedRequest, Statement
 
@@ -12,12 +14,18 @@ PURPOSES = {"analytics": ANALYTICS, "marketing": MARKETING, "personalization": P
 
 
 def build_event_request(request: SimulatedRequest, stamp: SendStamp) -> Post:
-    """Build the request in its device's protocol, with its defects."""
+    """Build the request in its device's protocol, in the way of its device, with its defects."""
     if request.events[0].defect is Defect.POISON:
         return Post("", b"\xff no contract knows this " + request.events[0].mark("dd").encode())
+    way = choose_way(request)
+    if way is SendingWay.BROWSER:
+        return build_browser_request(request, stamp)
     post = BUILDERS[request.device.door](request, stamp)
+    if way is SendingWay.COMPRESSED:
+        return compress(post)
     if request.events[0].defect is Defect.BROKEN_BODY:
-        return Post(post.path, post.body[: len(post.body) // 2], post.headers, post.query)
+        # Only the end is missing, so that the dead letter of the body has the marker of each event.
+        return Post(post.path, post.body[:-1], post.headers, post.query)
     return post
 
 

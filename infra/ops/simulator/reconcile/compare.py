@@ -88,15 +88,15 @@ def profiles_row(tally: Tally, layer: str = "profiles") -> LayerVerdict:
 
 
 def dead_row(layer: str, expected: LedgerIndex, letters: LayerDeadLetters) -> LayerVerdict:
-    """Check dead letters: at least one per acknowledged invalid item, exactly one per poison record, no others."""
+    """Check dead letters: at least one per answered invalid item, exactly one per poison record, no others."""
     required = observed = lost = doubled = 0
     notes = Counter(letters.unexplained)
     for n, fate in enumerate(expected.fates):
         copies = letters.copies.get(n, 0)
         if fate in (DEAD, POISON):
-            required += expected.acked[n] > 0
+            required += expected.answered[n]
             observed += copies > 0
-            lost += expected.acked[n] > 0 and copies == 0
+            lost += expected.answered[n] > 0 and copies == 0
             doubled += max(0, copies - (1 if fate == POISON else expected.attempts[n]))
         elif copies:
             notes["event that should have lived"] += copies

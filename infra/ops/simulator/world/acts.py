@@ -68,7 +68,7 @@ class Defect(StrEnum):
     WRONG_KEY = "wrong_key"
     """The request's write key is unknown."""
     BROKEN_BODY = "broken_body"
-    """The request is no JSON."""
+    """The request is no JSON: it is refused, and its body is a dead letter."""
     POISON = "poison"
     """Bytes of no contract, written to Kafka past the collector."""
 

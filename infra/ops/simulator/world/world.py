@@ -145,9 +145,8 @@ class ShopWorld:
     def _requests(self, events: tuple[SimulatedEvent, ...]) -> list[Step]:
         """Return the request, with defects by chance; sometimes the client repeats it at once."""
         if self._population.happens(self._mix.defect):
-            events = tuple(
-                replace(event, defect=self._population.rng.choice((Defect.WRONG_KEY, Defect.BROKEN_BODY))) for event in events
-            )
+            defect = self._population.rng.choice((Defect.WRONG_KEY, Defect.BROKEN_BODY))
+            events = tuple(replace(event, defect=defect) for event in events)
         else:
             events = tuple(self._maybe_defective(event) for event in events)
         poison = [event for event in events if event.defect is Defect.POISON]

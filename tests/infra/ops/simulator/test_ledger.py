@@ -33,11 +33,14 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         writer.write("event", line(0, account="person-1"))
         writer.write("decision", DecisionLine("d1", "hero-banner", "calm", "bandit", True, True))
         writer.write("event", line(1, name="widget_viewed", decision="d1"))
-        writer.write("event", line(2, id="derived-by-the-door", fate="refused", outcome="", mask=0, acked=0, refusal=4))
+        writer.write(
+            "event", line(2, id="derived-by-the-door", fate="refused", outcome="", mask=0, acked=0, status=503, refusal=4)
+        )
         writer.write("refusal", RefusalLine(4, "webhook", True))
         writer.write("end", EndLine(2_000, 3, 2, 0))
     ledger = read_ledger(file)
     assert [ledger.fate(n) for n in range(4)] == [1, 1, 5, 0]
+    assert list(ledger.answered) == [1, 1, 0]
     assert list(ledger.accounts) == [0, -1, -1]
     assert ledger.decisions == {"d1": True}
     assert ledger.exposures == {"d1": event_id(RUN.run, 1)}

@@ -1,14 +1,17 @@
 """Request bodies of the four protocols."""
 
+import gzip
 from dataclasses import replace
 
 import orjson
 import pytest
 
 from infra.ops.simulator.marks import MarkerScan, event_id
+from infra.ops.simulator.protocols.bodies import BUILDERS
 from infra.ops.simulator.protocols.messages import SendStamp
 from infra.ops.simulator.protocols.requests import build_consent_request, build_decision_request, build_event_request
 from infra.ops.simulator.protocols.signals import consent_signals
+from infra.ops.simulator.protocols.ways import SendingWay, choose_way
 from infra.ops.simulator.world.acts import (
     DOORS,
     DecisionRequest,
@@ -24,12 +27,14 @@ from infra.ops.simulator.world.acts import (
 from infra.ops.simulator.world.memory import CHOICE_EVENT
 
 RUN = "abcdefab"
+SERVER, BROWSER, COMPRESSED = "cookie-3", "cookie-5", "cookie-1"
+"""Devices that send in each way."""
 STAMP = SendStamp(1_795_000_000_000, "k" * 32, "X-Region", "the-token")
 
 
 def event(door: Door, choice: VisitorChoice = VisitorChoice.CMP_ALL, defect: Defect = Defect.NONE) -> SimulatedEvent:
     """Return a purchase that refers to a decision."""
-    device = Device("cookie-1", door, "DE", choice, "agent")
+    device = Device(SERVER, door, "DE", choice, "agent")
     person = SimulatedPerson("person-1", "account-1", "one@mail.example", 1)
     return SimulatedEvent(
         n=5, id=event_id(RUN, 5), name="purchase", device=device, person=person, login=True, age_ms=1_000, page="/cart",
@@ -133,3 +138,65 @@ def test_the_decision_api_is_told_words_alone() -> None:
         DecisionRequest(event("ga4", VisitorChoice.ONETRUST_NO_ADS).device, event("ga4").person), STAMP
     )
     assert orjson.loads(post.body)["consent"] == {"C0001": "granted", "C0002": "granted", "C0003": "granted", "C0004": "denied"}
+
+
+def sent_by(cookie: str, whole: SimulatedEvent) -> SimulatedRequest:
+    """Return the request of an event on this device."""
+    return SimulatedRequest((replace(whole, device=replace(whole.device, cookie=cookie)),))
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_browsers_send_what_reconcile_looks_for(door: Door) -> None:
+    """Id, markers, token and region are in a request, and the page could send it without a preflight."""
+    choice = VisitorChoice.MODE_ALL
+    request = sent_by(BROWSER, event(door, choice))
+    assert choose_way(request) is SendingWay.BROWSER
+    post = build_event_request(request, STAMP)
+    assert event_id(RUN, 5).encode() in post.body
+    assert {kind for kind, _ in MarkerScan(RUN).find(post.body)} == {"an", "mk"}
+    assert b"the-token" in post.body
+    assert post.headers["X-Region"] == "DE"
+    assert "Authorization" not in post.headers
+    expected = {
+        "headwater": "/v1/events",
+        "segment": "/v1/t",
+        "snowplow": "/com.snowplowanalytics.snowplow/tp2",
+        "ga4": "/g/collect",
+    }
+    assert post.path == expected[door]
+    assert (post.headers["Content-Type"].startswith("text/plain"), "SP-Anonymous" in post.headers) == (
+        door != "snowplow",
+        door == "snowplow",
+    )
+    assert STAMP.write_key in post.body.decode() + str(post.query)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_defects_of_browsers_are_what_they_say(door: Door) -> None:
+    """An event without a name and a text can be found by their markers, and a damaged request is a server's."""
+    whole = event(door, VisitorChoice.MODE_ALL)
+    for defect in (Defect.NO_NAME, Defect.NOT_AN_OBJECT):
+        (damaged,) = sent_by(BROWSER, replace(whole, n=6, defect=defect)).events
+        post = build_event_request(SimulatedRequest((*sent_by(BROWSER, whole).events, damaged)), STAMP)
+        assert {n for kind, n in MarkerScan(RUN).find(post.body) if kind == "dd"} == {6}
+    for defect in (Defect.WRONG_KEY, Defect.BROKEN_BODY):
+        assert choose_way(sent_by(BROWSER, replace(whole, defect=defect))) is SendingWay.SERVER
+
+
+@pytest.mark.parametrize("choice", [choice for choice in VisitorChoice if not choice.startswith("mode")])
+def test_googles_tag_sends_only_choices_that_it_can_express(choice: VisitorChoice) -> None:
+    """It knows Consent Mode; other choices, and events of the past, come by the Measurement Protocol."""
+    assert build_event_request(sent_by(BROWSER, event("ga4", choice)), STAMP).path == "/mp/collect"
+    late = replace(event("ga4", VisitorChoice.MODE_ALL), age_ms=60_000)
+    assert build_event_request(sent_by(BROWSER, late), STAMP).path == "/mp/collect"
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_some_devices_compress_their_bodies(door: Door) -> None:
+    """The body is what the device would send otherwise, and a retry has the same bytes."""
+    request = sent_by(COMPRESSED, event(door))
+    post = build_event_request(request, STAMP)
+    assert (choose_way(request), post.headers["Content-Encoding"]) == (SendingWay.COMPRESSED, "gzip")
+    plain = BUILDERS[door](request, STAMP)
+    assert gzip.decompress(post.body) == plain.body
+    assert build_event_request(request, STAMP) == post

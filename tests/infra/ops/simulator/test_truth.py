@@ -51,7 +51,7 @@ def test_choice_and_region_decide(choice: VisitorChoice, region: str, expected: 
     ("defect", "name"),
     [
         (Defect.WRONG_KEY, "refused"),
-        (Defect.BROKEN_BODY, "refused"),
+        (Defect.BROKEN_BODY, "dead"),
         (Defect.NO_NAME, "dead"),
         (Defect.NOT_AN_OBJECT, "dead"),
         (Defect.POISON, "poison"),

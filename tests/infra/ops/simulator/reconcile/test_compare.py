@@ -22,9 +22,9 @@ def expected() -> LedgerIndex:
     """A ledger of six events, each sent and taken once."""
     size = len(FATES)
     accounts = array("i", [0, 0] + [-1] * (size - 2))
-    return LedgerIndex(
-        RunLine(RUN, 1, size, 0), bytearray(FATES), bytearray(MASKS), bytearray([1] * size), bytearray([1] * size), accounts
-    )
+    once = [1] * size
+    flags = (bytearray(once), bytearray(once), bytearray(once))
+    return LedgerIndex(RunLine(RUN, 1, size, 0), bytearray(FATES), bytearray(MASKS), *flags, accounts)
 
 
 def sighting(n: int, mask: int, outcome: str, **more: object) -> Sighting:
@@ -148,9 +148,18 @@ def test_dead_letters_must_be_there_and_explained(expected: LedgerIndex) -> None
     assert compare.dead_row("dead", expected, LayerDeadLetters(Counter({3: 1, 4: 1}))).good
     assert compare.dead_row("dead", expected, LayerDeadLetters(Counter({3: 1}))).lost == 1
     assert compare.dead_row("dead", expected, LayerDeadLetters(Counter({3: 1, 4: 2}))).doubled == 1
+    assert compare.dead_row("dead", expected, LayerDeadLetters(Counter({3: 1, 4: 1, 5: 1}))).unexplained == 1
     assert compare.dead_row("dead", expected, LayerDeadLetters(Counter({3: 1, 4: 1, 0: 1}))).unexplained == 1
     stranger = LayerDeadLetters(Counter({3: 1, 4: 1}), Counter({"dead letter of consent: BUG": 1}))
     assert compare.dead_row("dead", expected, stranger).unexplained == 1
+
+
+def test_a_refused_body_must_be_a_dead_letter(expected: LedgerIndex) -> None:
+    """It was answered, though not accepted; one that was never answered need not be there."""
+    expected.acked[3] = 0
+    assert compare.dead_row("dead", expected, LayerDeadLetters(Counter({4: 1}))).lost == 1
+    expected.answered[3] = 0
+    assert compare.dead_row("dead", expected, LayerDeadLetters(Counter({4: 1}))).good
 
 
 def test_joined_records_are_wanted_exactly_once() -> None:
