@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -18,7 +19,7 @@ DEADLINE_S = 90
 def answer_of(url: str, key: str) -> requests.Response:
     """Post an event that grants storage as soon as the collector answers."""
     deadline = time.monotonic() + DEADLINE_S
-    body = {"event_name": "page_view", "consent": {"cmp.analytics": "granted"}}
+    body: Any = {"event_name": "page_view", "consent": {"cmp.analytics": "granted"}}
     while True:
         try:
             return requests.post(f"{url}/v1/events", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=20)
