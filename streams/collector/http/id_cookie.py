@@ -6,7 +6,7 @@ and gets the new one in the same header of the answer, so that it can set the co
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from http.cookies import Morsel
 from typing import Any, NamedTuple
@@ -142,19 +142,19 @@ class VisitorCookie:
         self._is_new = not _VALUE.fullmatch(sent_value)
         self._value = new_value() if self._is_new else sent_value
         self._consent = StorageConsent.UNKNOWN
+        self._latest: tuple[tuple[str, Mapping[str, str], int], StorageConsent] | None = None
 
     def identify(self, batches: Iterable[EventBatch]) -> list[EventBatch]:
         """Decide on all events, and return batches whose parsers add the id to the events that grant storage.
 
         A new id that the answer will not set is added to none: nobody would send it again.
         """
-        batches = list(batches)
-        for batch in batches:
-            for item in batch.items:
-                self._consider(self._decide(batch.parse(item), batch.context))
-        if self._is_new and self._consent is not StorageConsent.GRANTED:
-            return batches
-        return [batch._replace(parse=self._identified(batch)) for batch in batches]
+        decided = [(batch, self._parse(batch)) for batch in batches]
+        for _, events in decided:
+            for event in events.values():
+                self._consider(event.consent)
+        is_used = not self._is_new or self._consent is StorageConsent.GRANTED
+        return [batch._replace(parse=self._parser(events, is_used)) for batch, events in decided]
 
     def consider_choices(self, choices: Iterable[Any], parse: ChoiceParser, context: RequestContext) -> None:
         """Take the choices of a request into account."""
@@ -177,20 +177,33 @@ class VisitorCookie:
         if consent is not None and self._consent is not StorageConsent.REFUSED:
             self._consent = consent
 
-    def _decide(self, item: Item, context: RequestContext) -> StorageConsent | None:
-        """Decide on an event; None for an item that is none."""
-        if isinstance(item, InvalidItem):
-            return None
-        return self._rules.decide(choose_region(item, context), signals_of(item, context), context.now_ms)
+    def _parse(self, batch: EventBatch) -> dict[int, "DecidedItem"]:
+        """Parse and decide on the items of a batch, by their `id()`: the batch keeps them, so that no other gets it."""
+        return {id(item): self._decide(batch.parse(item), batch.context) for item in batch.items}
 
-    def _identified(self, batch: EventBatch) -> ItemParser:
-        def parse(item: Any) -> Item:
-            event = batch.parse(item)
-            if isinstance(event, ProtocolEvent) and self._decide(event, batch.context) is StorageConsent.GRANTED:
+    def _decide(self, item: Item, context: RequestContext) -> "DecidedItem":
+        if isinstance(item, InvalidItem):
+            return DecidedItem(item, None)
+        evidence = (choose_region(item, context), signals_of(item, context), context.now_ms)
+        if self._latest is None or self._latest[0] != evidence:  # the events of a page have the same signals
+            self._latest = evidence, self._rules.decide(*evidence)
+        return DecidedItem(item, self._latest[1])
+
+    def _parser(self, events: Mapping[int, "DecidedItem"], is_used: bool) -> ItemParser:
+        def parse(raw: Any) -> Item:
+            event, consent = events[id(raw)]
+            if is_used and consent is StorageConsent.GRANTED and isinstance(event, ProtocolEvent):
                 return replace(event, identifiers=[*event.identifiers, ("cookie", self._value)])
             return event
 
         return parse
+
+
+class DecidedItem(NamedTuple):
+    """A parsed item, and what it says about storage; None where it is no event."""
+
+    item: Item
+    consent: StorageConsent | None
 
 
 def new_value() -> str:
