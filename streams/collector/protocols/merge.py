@@ -53,16 +53,16 @@ def _as_alias(
         context = item.get("context")
         outer = context if isinstance(context, dict) else {}
         fields["context"] = overlay(outer, {"device": _add_fields(outer.get("device"), devices)})
-    sent = {"traits": dict} | ({"context": dict} if devices else {})
-    replaced = [(name, item[name]) for name, kind in sent.items() if name in item and not isinstance(item[name], kind)]
+    kinds = {"traits": dict} | ({"context": dict} if devices else {})
+    replaced = [(name, item[name]) for name, kind in kinds.items() if name in item and not isinstance(item[name], kind)]
     return overlay(
         identifiers, overlay(RepeatedKeys(item.items(), [*_earlier(item), *replaced]), fields), frozenset(identifiers)
     )
 
 
-def _add_fields(sent: Any, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+def _add_fields(base: Any, fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return fields over those of an object that was sent, whose values of the same names stay as earlier ones."""
-    return overlay(sent, fields, frozenset(fields)) if isinstance(sent, dict) else fields
+    return overlay(base, fields, frozenset(fields)) if isinstance(base, dict) else fields
 
 
 def _earlier(item: Mapping[str, Any]) -> list[tuple[str, Any]]:
