@@ -58,7 +58,8 @@ def _parse_events(extract: Callable[[Any], list[Any]], parse: Callable[[Any], It
 
 
 def _parse_query(data: bytes) -> Mapping[str, Any]:
-    return gtag.read_request({}, data)["lines"][0]
+    fields: Mapping[str, Any] = gtag.read_request({}, data)["lines"][0]
+    return fields
 
 
 def _parse_tag(data: bytes) -> None:
