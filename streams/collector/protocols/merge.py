@@ -41,7 +41,8 @@ def parse_item(item: Any) -> Item:
     alias = _as_alias(item, build_object(identifiers), traits, build_object(devices))
     # What an entry has beside type and value is kept; a value itself would be an identifier in clear.
     further = [select_fields(entry, entry.keys() - {"type", "value"}) for entry in properties]
-    return segment.parse_item(overlay(alias, {"mergeProperties": further if any(further) else None}))
+    complete = select_fields(alias, alias.keys() - {"mergeProperties"})
+    return segment.parse_item(overlay(complete, {"mergeProperties": further}) if any(further) else complete)
 
 
 def _as_alias(
