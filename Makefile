@@ -10,13 +10,14 @@ RUN := $(VENV)/bin
 STAMP := $(VENV)/.headwater-ready
 EVENTS ?= 50000
 TESTS ?=
+SECONDS_EACH ?= 1200
 # Tests with servers wait more than they compute: two processes a core, and no more than six, each with a broker of its own.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(6, 2 * (os.cpu_count() or 1)))')
 
 # Without compiled modules each of the many processes spends most of its start compiling: keep them, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test test-fast test-full check bench bench-identity lock clean
+.PHONY: help setup demo test test-fast test-full fuzz check bench bench-identity lock clean
 
 help:
 	@echo "Headwater: a first-party event stream. The loop:"
@@ -24,6 +25,7 @@ help:
 	@echo "  make demo    the whole house on this machine: $(EVENTS) simulated events (EVENTS=n), a reconciled ledger, the ops page"
 	@echo "  make test    every test, against real Kafka, Redis and ClickHouse started here (TESTS='tests/schemas -k codec' for some)"
 	@echo "  make test-fast   the tests that need no servers, while typing; make test-full   every test, property tests at full size"
+	@echo "  make fuzz    each parser of the collector for $(SECONDS_EACH) s (SECONDS_EACH=n); with atheris installed, guided by coverage"
 	@echo "  make check   style, types, contracts, compose file: change something, check, test, commit"
 	@echo "  make bench   how fast it is, as ratios to a hand-written loop beside it"
 	@echo "  make bench-identity   how well identities are told apart, beside four other ways, on a world whose truth is known"
@@ -61,6 +63,11 @@ test-fast: $(STAMP)
 test-full: export HEADWATER_TESTS := full
 test-full: export HEADWATER_CANARY := full
 test-full: test
+
+# atheris is no locked package, because it has no wheels for some platforms: .venv/bin/python -m uv pip install atheris
+fuzz: $(STAMP)
+	@$(RUN)/python -c 'from tests.fuzz.seeds import SEEDS; print(*SEEDS, sep="\n")' \
+		| while read -r target; do $(RUN)/python -m tests.fuzz.run $$target --seconds $(SECONDS_EACH) || exit 1; done
 
 check: $(STAMP)
 	@echo "==> style"

@@ -177,8 +177,8 @@ class FieldReader:
         """Yield (name, value) of the fields that were not read, with `prefix` in front of their names."""
         for name, value in self._fields.items():
             if name not in self._read:
-                numbered = number_repeats(value) if type(value) not in SCALARS else value
-                yield (prefix + name, numbered) if prefix else (name, numbered)
+                member = number_repeats(value) if type(value) not in SCALARS else value
+                yield (prefix + name, member) if prefix else (name, member)
         if isinstance(self._fields, RepeatedKeys):
             for name, value in self._fields.numbered():
                 if name.rpartition("#")[0] not in self._skipped:

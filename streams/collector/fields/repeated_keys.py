@@ -24,10 +24,10 @@ class RepeatedKeys(dict[str, Any]):
         self.earlier = list(earlier)
 
     def numbered(self) -> Iterator[tuple[str, Any]]:
-        """Yield the earlier values that differ from the last one, under `name#2`, `name#3`, ..."""
+        """Yield the earlier values that say something else than the last one, under `name#2`, `name#3`, ..."""
         names = set(self)
         for name, value in self.earlier:
-            if value == self.get(name) and type(value) is type(self.get(name)):
+            if value in (None, "") or (value == self.get(name) and type(value) is type(self.get(name))):
                 continue
             free = unused_name(name, names)
             names.add(free)
@@ -127,7 +127,7 @@ def number_repeats(value: Any) -> Any:
     """Return a value with the repeated keys of its objects under `name#2`, ...; the same object where it has none."""
     if isinstance(value, list):
         members = [number_repeats(member) for member in value]
-        return members if any(member is not original for member, original in zip(members, value, strict=True)) else value
+        return members if any(new is not old for new, old in zip(members, value, strict=True)) else value
     if not isinstance(value, Mapping):
         return value
     fields = {name: number_repeats(member) for name, member in value.items()}

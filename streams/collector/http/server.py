@@ -12,6 +12,7 @@ from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import SpoolFull
+from streams.collector.http.api_document import build_api_document
 from streams.collector.http.handlers import DoorHandlers
 from streams.collector.http.options import CollectorOptions
 from streams.collector.http.origins import OriginRules
@@ -37,7 +38,9 @@ class CollectorApi:
         self._doors = DoorHandlers(intake, sink, keys, metrics, options)
         self._origins = OriginRules(options.origins, metrics)
         self._previews: deque[IntakePreview] = deque(maxlen=MAX_PREVIEWS)
-        routes = [*self._doors.routes(build_doors(options.snowplow_paths)), *self._operations()]
+        doors = build_doors(options.snowplow_paths)
+        self._document = build_api_document(doors, options.base_path)
+        routes = [*self._doors.routes(doors), *self._operations()]
         if options.micro:
             intake.on_preview = self._previews.append
             routes += [Route("GET", f"/micro/{selection}", self._show_previews) for selection in PREVIEWS]
@@ -91,6 +94,7 @@ class CollectorApi:
             "/health/live": lambda: web.Response(text="ok"),
             "/health/ready": self._check_readiness,
             "/metrics": lambda: metrics_answer(self._metrics.page_registry),
+            "/openapi.json": lambda: json_answer(self._document),
         }
         return [Route(method, path, _as_handler(answer)) for path, answer in answers.items() for method in ("GET", "HEAD")]
 

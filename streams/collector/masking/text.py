@@ -51,10 +51,8 @@ def mask_text(text: str, category: Category = Category.OTHER, depth: int = 0) ->
         return text if is_flag(text) or text in LABELS else category.value
     if len(text) < MIN_LENGTH:
         return text
-    if len(text) > MAX_CACHED:
-        return _mask_until_stable(text, category, depth)
-    masked = _mask_cached(text, category, depth)
-    return text if masked == text else masked  # the cache returns an equal text of another event
+    masked = _mask_cached(text, category, depth) if len(text) <= MAX_CACHED else _mask_until_stable(text, category, depth)
+    return text if masked == text else masked  # the cache may return an equal text, which is another object
 
 
 def _mask_until_stable(text: str, category: Category, depth: int) -> str:

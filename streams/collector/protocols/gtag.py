@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
 from streams.collector.event import Item, ProtocolEvent
-from streams.collector.fields.repeated_keys import RepeatedKeys, build_object, dumps, unused_name
+from streams.collector.fields.repeated_keys import RepeatedKeys, build_object, dumps
 from streams.collector.protocols import ga4
 
 SHARED = {
@@ -69,12 +69,14 @@ def extract_items(request: GtagRequest) -> list[Any]:
 
 def parse_item(item: Any) -> Item:
     """Parse one event."""
+    parameters = _all_fields(item["query"], item["event"])
+    products = [_parse_product(value) for name, value in parameters if _is_product(name)]
     shared: list[tuple[str, Any]] = []
-    params: dict[str, Any] = {}
+    # The products come first: a parameter of that name stays beside them.
+    params: dict[str, Any] = {"items": products} if products else {}
     traits: dict[str, Any] = {}
-    products: dict[str, dict[str, Any]] = {}
-    for name, value in _all_fields(item["query"], item["event"]):
-        if name == "en" or (name in KEYS and _is_write_key(value)):
+    for name, value in parameters:
+        if name == "en" or _is_product(name) or (name in KEYS and _is_write_key(value)):
             continue
         if name in SHARED:
             shared.append((SHARED[name], value))
@@ -82,18 +84,15 @@ def parse_item(item: Any) -> Item:
             _put(params, name.partition(".")[2], value)
         elif name.startswith(("up.", "upn.")):
             _put(traits, name.partition(".")[2], value)
-        elif name[:2] == "pr" and name[2:].isdigit():
-            products[unused_name(name, products)] = _parse_product(value)
         else:
             _put(params, PARAMS.get(name, name), value)
-    if products:
-        others = params.pop("items", None)
-        params["items"] = list(products.values())
-        if others is not None:
-            _put(params, "items", others)
     event = {"name": item["event"].get("en", item["query"].get("en")), "params": params, "user_properties": traits}
     # The event's own parameter counts; another value that all share stays as a repeated key, which may be a refusal.
     return _with_own_id(ga4.parse_item({"shared": build_object(shared[::-1]), "event": event}), item)
+
+
+def _is_product(name: str) -> bool:
+    return name[:2] == "pr" and name[2:].isdigit()
 
 
 def _all_fields(query: Mapping[str, Any], event: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -41,7 +41,8 @@ def parse_item(item: Any) -> Item:
     alias = _as_alias(item, build_object(identifiers), traits, build_object(devices))
     # What an entry has beside type and value is kept; a value itself would be an identifier in clear.
     further = [select_fields(entry, entry.keys() - {"type", "value"}) for entry in properties]
-    return segment.parse_item(overlay(alias, {"mergeProperties": further if any(further) else None}))
+    complete = select_fields(alias, alias.keys() - {"mergeProperties"})
+    return segment.parse_item(overlay(complete, {"mergeProperties": further}) if any(further) else complete)
 
 
 def _as_alias(
@@ -60,9 +61,9 @@ def _as_alias(
     )
 
 
-def _add_fields(original: Any, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+def _add_fields(base: Any, fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return fields over those of an object that was sent, whose values of the same names stay as earlier ones."""
-    return overlay(original, fields, frozenset(fields)) if isinstance(original, dict) else fields
+    return overlay(base, fields, frozenset(fields)) if isinstance(base, dict) else fields
 
 
 def _earlier(item: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -413,7 +413,7 @@ def test_nothing_is_cut_before_it_is_masked(door: Door, name: str, filler: str) 
     for position in (edge - offset for edge in edges for offset in offsets):
         text = (filler * (position // len(filler) + 1))[:position]
         begin = text.rfind(" ") + 1 if filler.endswith(" ") else position  # whole addresses in front of this one
-        padded = f"{text[:begin]} {ADDRESS} ".ljust(18_000, "z")
-        records = door.events(own.parse_item, [{"event_name": "x", name: padded, "items": [{"a": padded}]}])
+        long = f"{text[:begin]} {ADDRESS} ".ljust(18_000, "z")
+        records = door.events(own.parse_item, [{"event_name": "x", name: long, "items": [{"a": long}]}])
         assert len(records) == 1
         assert not leaks(canary, records), (position, leaks(canary, records)[0][-200:])

@@ -79,9 +79,9 @@ def objects(names: st.SearchStrategy[str], values: st.SearchStrategy[Any], size:
     return st.lists(st.tuples(names, values), max_size=size).map(Repeated)
 
 
-def names_of(*known: str) -> st.SearchStrategy[str]:
+def names_of(*names: str) -> st.SearchStrategy[str]:
     """Names that the protocol knows, and any other."""
-    return st.one_of(st.sampled_from(known), st.sampled_from(known), TEXTS) if known else TEXTS
+    return st.one_of(st.sampled_from(names), st.sampled_from(names), TEXTS) if names else TEXTS
 
 
 EVERY_NAME = names_of(*COMMON, *SEGMENT, *CONTEXT, "id", "url", "title", "referrer", "width", "height", "price", "value")
@@ -144,7 +144,9 @@ class Arrival:
 
     def _is_masked(self, names: tuple[str, ...], text: str) -> bool:
         ends = range(1, len(names) + 1)
-        personal = any(category_of(".".join(names[start:end])).is_masked for end in ends for start in range(end))
+        # The properties of a person are judged as traits are.
+        paths = [".".join((*outer, *names[start:end])) for end in ends for start in range(end) for outer in ((), ("traits",))]
+        personal = any(category_of(path).is_masked for path in paths)
         changes = mask_text(text) != text or any(clear and clear in text for clear in self.hashed)
         return bool(self.masked) and (personal or changes)
 
@@ -221,12 +223,12 @@ TIMES = {"sent_ts", "sentAt", "stm", "event_ts", "timestamp", "originalTimestamp
 """Names of times: one that is read becomes the event's time or its correction."""
 
 
-def check(item: Item, original: Any) -> None:
+def check(item: Item, fields_sent: Any) -> None:
     """Assert that everything that was sent can be accounted for."""
     arrival = arrive(item)
     if any(problem.startswith("and ") for problem in arrival.record["problems"]):
         return  # more problems than an event keeps
-    for names, value in sent_leaves(original):
+    for names, value in sent_leaves(fields_sent):
         if names and names[0] in TIMES and (item_time_is_read(arrival)):
             continue
         assert arrival.explains(names, value), (names, value, arrival.record, arrival.masked)
@@ -242,9 +244,9 @@ def body(value: Any) -> Any:
     return load_body(to_json(value).encode()).payload
 
 
-def fields_of(*known: str, without: tuple[str, ...] = (), size: int = 7) -> st.SearchStrategy[Any]:
+def fields_of(*names: str, without: tuple[str, ...] = (), size: int = 7) -> st.SearchStrategy[Any]:
     """Objects of any values under a protocol's names and any others; `without`: names that the test sends itself."""
-    return objects(names_of(*known).filter(lambda name: name not in without), VALUES, size)
+    return objects(names_of(*names).filter(lambda name: name not in without), VALUES, size)
 
 
 PROPERTY = settings(
@@ -269,13 +271,13 @@ def test_own_json(fields: Repeated) -> None:
 )
 def test_segment(call: str, fields: Repeated, context: Repeated, in_batch: bool) -> None:
     """Segment: each of the six calls, alone and in a batch, whose own context is merged into each."""
-    original = Repeated([("event", "x"), *fields])
+    fields_sent = Repeated([("event", "x"), *fields])
     if in_batch:
-        batch = [Repeated([*original, ("type", call)])]
+        batch = [Repeated([*fields_sent, ("type", call)])]
         items = segment.extract_items(body(Repeated([("context", context), ("batch", batch)])), call="batch")
     else:
-        items = segment.extract_items(body(Repeated([*original, ("context", context)])), call=call)
-    check(segment.parse_item(items[0]), Repeated([*original, ("context", context)]))
+        items = segment.extract_items(body(Repeated([*fields_sent, ("context", context)])), call=call)
+    check(segment.parse_item(items[0]), Repeated([*fields_sent, ("context", context)]))
 
 
 IGLU = "iglu:com.snowplowanalytics.snowplow"
@@ -298,13 +300,13 @@ def test_snowplow(kind: str, fields: Repeated, data: Repeated, entities: list[tu
     """Snowplow: every kind of event, with entities, and the data of unstructured events."""
     inner = [described(f"{IGLU}/{name}/jsonschema/1-0-0", entity) for name, entity in entities]
     payload = Repeated([*fields, ("e", kind), ("co", to_json(described(f"{IGLU}/contexts/jsonschema/1-0-1", inner)))])
-    original: list[Any] = [fields, [entity for _, entity in entities]]
+    fields_sent: list[Any] = [fields, [entity for _, entity in entities]]
     if kind == "ue":
         event = described("iglu:com.example/x/jsonschema/1-0-0", data)
         payload.append(("ue_pr", to_json(described(f"{IGLU}/unstruct_event/jsonschema/1-0-0", event))))
-        original.append(data)
+        fields_sent.append(data)
     (item,) = snowplow.extract_items(body(described(f"{snowplow.PAYLOAD}jsonschema/1-0-4", [payload])))
-    check(snowplow.parse_item(item), original)
+    check(snowplow.parse_item(item), fields_sent)
 
 
 @PROPERTY
@@ -324,9 +326,9 @@ PRODUCTS = st.sampled_from(["idX~nmShoe~pr19.9~k0colour~v0red", "k0a~k1b~v1c~~zz
 QUERY_TEXTS = st.one_of(TEXTS, NUMBERS.map(str), PRODUCTS)
 
 
-def query_of(*known: str, without: tuple[str, ...], size: int = 8) -> st.SearchStrategy[Any]:
+def query_of(*names: str, without: tuple[str, ...], size: int = 8) -> st.SearchStrategy[Any]:
     """Parameters of a query: texts under a protocol's names and any others."""
-    return objects(names_of(*known).filter(lambda name: name not in without), QUERY_TEXTS, size)
+    return objects(names_of(*names).filter(lambda name: name not in without), QUERY_TEXTS, size)
 
 
 def parse_query(query: Repeated) -> RepeatedKeys:
@@ -342,14 +344,14 @@ def parse_query(query: Repeated) -> RepeatedKeys:
 
 def gtag_values(parameters: Repeated) -> list[Any]:
     """Return what the parameters say: a product's parts one by one, and no write key."""
-    original: list[Any] = []
+    fields_sent: list[Any] = []
     for name, value in parameters:
         if name[:2] == "pr" and name[2:].isdigit():
-            original += [unquote_plus(part[2:]) for part in value.split("~")]
+            fields_sent += [unquote_plus(part[2:]) for part in value.split("~")]
         elif not (name in gtag.KEYS and value.startswith("hw_")):
-            known = gtag.SHARED.get(name) or gtag.PARAMS.get(name) or name.removeprefix("epn.").removeprefix("ep.")
-            original.append(Repeated([(known, value)]))
-    return original
+            field_name = gtag.SHARED.get(name) or gtag.PARAMS.get(name) or name.removeprefix("epn.").removeprefix("ep.")
+            fields_sent.append(Repeated([(field_name, value)]))
+    return fields_sent
 
 
 @PROPERTY

@@ -236,3 +236,11 @@ def test_items_and_traits_are_masked_texts() -> None:
     assert fields["items"] == [{"item_id": "1", "note": "to [email]"}]
     assert fields["user_properties"] == {"name": "[removed]", "plan": "gold", "seats": "2"}
     assert hidden == ["items", "traits"]
+
+
+def test_ids_are_equal_in_each_repetition_of_an_event() -> None:
+    """An event id and an order id stay as they are, whatever is masked beside them and however often they come."""
+    for _ in range(3):
+        identity, order = "".join(["event+", "16637846"]), "".join(["order+", "16637846"])
+        _, fields, hidden = record(ProtocolEvent("x", "headwater", identity, order_id=order, page_title="to ada@example.org"))
+        assert (fields["event_id"], fields["order_id"], hidden) == (identity, order, ["page_title"])
