@@ -38,7 +38,7 @@ BUDGET_S = 10.0
 NO_LIMIT = 1e9
 """Events a second of a write key: the benchmark wants the process's limit, not the key's."""
 OVERLOAD = 4
-OVERLOAD_CONNECTIONS = 400
+OVERLOAD_CONNECTIONS = 800
 SAMPLE_S = 0.5
 SETTLE_S = 30.0
 """Seconds in which a spool must be drained after the overload."""

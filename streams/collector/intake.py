@@ -11,8 +11,8 @@ from infra.telemetry.metrics import Metrics
 from schemas.boundary import ContractViolation
 from schemas.codec import encode
 from schemas.registry import Registry
+from streams.collector.delivery.encoder import EventEncoder
 from streams.collector.delivery.spool import SpoolRecord
-from streams.collector.encoder import EventEncoder
 from streams.collector.event import InvalidItem, Item, ProtocolEvent
 from streams.collector.fields.repeated_keys import dumps
 from streams.collector.http.rejections import RejectionReason

@@ -24,7 +24,7 @@ from streams.collector.write_keys import WriteKeyStore
 
 MAX_BODY = 1_000_000
 """Bytes of a body, as sent and decompressed."""
-MAX_HELD = 16_777_216
+MAX_HELD = 8_388_608
 """Bytes of the bodies of requests without an answer. Parsed, they take about ten times as much memory."""
 PREVIEWS = {"good": (True,), "bad": (False,), "all": (True, False), "reset": (True, False)}
 """Paths beneath `/micro/`, and which items they show: accepted ones, refused ones."""

@@ -10,6 +10,7 @@ import brotli  # type: ignore[import-untyped] # publishes no types
 import orjson
 import pytest
 
+from streams.collector.http import server
 from tests.streams.collector.http.served import ServedCollector
 
 EVENT = {"event_name": "x", "client_id": "c-1", "text": "straße"}

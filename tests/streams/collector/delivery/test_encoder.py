@@ -10,7 +10,7 @@ from infra.settings import PACKAGED_CONTRACTS
 from schemas.boundary import Boundary, ContractViolation
 from schemas.codec import encode
 from schemas.registry import Registry
-from streams.collector.encoder import EventEncoder
+from streams.collector.delivery.encoder import EventEncoder
 from streams.collector.event import ProtocolEvent
 from streams.collector.normalise import Normaliser, RequestContext
 from streams.identity.nodes import NodeKeys
