@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from infra.payload_keyring import PayloadKeyring
 from infra.telemetry.metrics import Metrics
-from schemas.boundary import Boundary, ContractViolation
+from schemas.boundary import ContractViolation
 from schemas.codec import encode
 from schemas.registry import Registry
+from streams.collector.delivery.encoder import EventEncoder
 from streams.collector.delivery.spool import SpoolRecord
 from streams.collector.event import InvalidItem, Item, ProtocolEvent
 from streams.collector.fields.repeated_keys import dumps
@@ -48,6 +49,8 @@ class IntakeResult:
     """(index of the item, problem)."""
     warnings: list[tuple[int, str]] = field(default_factory=list)
     """(index of the item, what was read differently from how it was sent)."""
+    protocols: Counter[str] = field(default_factory=Counter)
+    """Accepted events by protocol."""
     sites: set[str] = field(default_factory=set)
     """Sites to which the accepted choices apply."""
 
@@ -78,7 +81,7 @@ class Intake:
     def _use_latest_contract(self) -> None:
         contract = self._registry.latest(RAW)
         self._normaliser = Normaliser(contract, self._keys)
-        self._boundary: Boundary = Boundary(contract)
+        self._encoder = EventEncoder(contract)
 
     def _reload_contracts(self, now: float) -> None:
         if now - self._checked_at >= CHECK_S:
@@ -100,6 +103,8 @@ class Intake:
                 result.records.append(self._build_dead_letter(raw, problem, request))
                 self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
                 self._report_preview(False, {"problem": problem})
+        for protocol, accepted in result.protocols.items():
+            self._metrics.count("headwater_collected_total", accepted, protocol=protocol, source=request.source)
         return result
 
     def accept_choices(
@@ -153,7 +158,7 @@ class Intake:
         """Append the event's record to `result`. Returns why it breaks the contract, or an empty text."""
         key, record = self._normaliser.build_record(event, request, self._count_masked(request))
         try:
-            value = encode(self._normaliser.contract, self._boundary.check(record))
+            value = self._encoder.encode(record)
         except ContractViolation as error:
             return "; ".join(error.problems)
         except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
@@ -162,7 +167,7 @@ class Intake:
         if self._rules is not None:
             self._rules.sites.add(record["site"])
         result.accepted += 1
-        self._metrics.count("headwater_collected_total", protocol=event.protocol, source=request.source)
+        result.protocols[event.protocol] += 1
         if record["problems"]:
             self._count_problems(record)
         self._report_preview(True, record)

@@ -156,19 +156,28 @@ class Sink:
                 records = [record for request in group for record in request.records]
                 try:
                     await self._loop.run_in_executor(self._disk, self._spool.append, records, time.time())
-                except (SpoolFull, OSError) as error:
-                    for request in group:
-                        request.written.set_exception(error if isinstance(error, SpoolFull) else SpoolFull())
-                    continue
+                    failure: Exception | None = None
+                except (SpoolFull, OSError):
+                    failure = SpoolFull()
+                except Exception as error:  # each waiter must hear of it, or it would wait for ever
+                    failure = error
                 for request in group:
-                    request.written.set_result(None)
+                    _settle(request.written, failure)
             self._metrics.set("headwater_spool_bytes", self._spool.bytes)
         self._flushing = False
 
     async def _drain(self) -> None:
         while True:
-            if self._spool.empty or self._flushing or not await self._drain_oldest():
+            if self._spool.empty or self._flushing or not await self._try_to_drain():
                 await asyncio.sleep(DRAIN_EVERY_S)
+
+    async def _try_to_drain(self) -> bool:
+        """Drain the oldest segment. Where that fails the segment stays, and is tried again."""
+        try:
+            return await self._drain_oldest()
+        except (TimeoutError, OSError) as error:
+            get_logger().error("the spool could not be drained", error=type(error).__name__)
+            return False
 
     async def _drain_oldest(self) -> bool:
         """Send the oldest segment and return True once Kafka has all of it. After a crash it is sent again."""
@@ -180,6 +189,16 @@ class Sink:
         self._metrics.set("headwater_spool_bytes", self._spool.bytes)
         get_logger().info("spool drained", left_bytes=self._spool.bytes)
         return True
+
+
+def _settle(written: "asyncio.Future[None]", failure: Exception | None) -> None:
+    """Resolve a waiter that has not gone away: its client may have closed the connection."""
+    if written.done():
+        return
+    if failure is None:
+        written.set_result(None)
+    else:
+        written.set_exception(failure)
 
 
 def _group_requests(waiting: list[SpoolRequest]) -> list[list[SpoolRequest]]:

@@ -57,15 +57,19 @@ class Spool:
         return self.bytes + MAX_REQUEST_BYTES < self._max_bytes
 
     def append(self, records: Sequence[SpoolRecord], now: float) -> None:
-        """Write the records and fsync. SpoolFull where they do not all fit; then none is written."""
+        """Write the records and fsync. SpoolFull or OSError where they do not all fit; then none is written."""
         frames = b"".join(self._frame(record, now) for record in records)
         if self.bytes + len(frames) > self._max_bytes:
             raise SpoolFull
         if self._open is None or self._written >= SEGMENT_BYTES:
             self._next_segment()
         assert self._open is not None  # noqa: S101 - _next_segment opened it
-        _write_all(self._open, frames)
-        os.fsync(self._open)
+        try:
+            _write_all(self._open, frames)
+            os.fsync(self._open)
+        except OSError:
+            self._remove_torn()
+            raise
         self._written += len(frames)
         self.bytes += len(frames)
 
@@ -113,6 +117,14 @@ class Spool:
         os.fsync(folder)  # the file's name must survive a crash too
         os.close(folder)
         self._segments.append(file)
+
+    def _remove_torn(self) -> None:
+        """Remove what a failed write left behind: its length would swallow the records that are written after it."""
+        assert self._open is not None  # noqa: S101 - append opened it
+        try:
+            os.ftruncate(self._open, self._written)
+        except OSError:
+            self._close()  # later records go to the next segment
 
     def _close(self) -> None:
         if self._open is not None:

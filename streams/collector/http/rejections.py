@@ -15,6 +15,7 @@ class RejectionReason(StrEnum):
     CONTRACT = "CONTRACT"
     RATE = "RATE"
     FULL = "FULL"
+    BUSY = "BUSY"
     FAILED = "FAILED"
     ORIGIN = "ORIGIN"
     NOT_FOUND = "NOT_FOUND"
@@ -30,12 +31,13 @@ STATUS: dict[RejectionReason, tuple[int, str]] = {
     RejectionReason.CONTRACT: (400, "no event of the request fits the contract"),
     RejectionReason.RATE: (429, "more events a second than the source's limit: send again later"),
     RejectionReason.FULL: (503, "no room to keep it safe: send again later"),
+    RejectionReason.BUSY: (503, "more requests than this process can hold at once: send again later"),
     RejectionReason.FAILED: (503, "the collector failed on this request: send again later"),
     RejectionReason.ORIGIN: (403, "this origin may not send: list it with --cors-origin or HEADWATER_CORS_ORIGINS"),
     RejectionReason.NOT_FOUND: (404, "no such door: see the collector's README"),
 }
 
-RETRY_AFTER_S = {RejectionReason.RATE: 1, RejectionReason.FULL: 5, RejectionReason.FAILED: 30}
+RETRY_AFTER_S = {RejectionReason.RATE: 1, RejectionReason.FULL: 5, RejectionReason.BUSY: 1, RejectionReason.FAILED: 30}
 
 KEPT = frozenset(
     {

@@ -25,6 +25,8 @@ from streams.collector.write_keys import WriteKeyStore
 
 MAX_BODY = 1_000_000
 """Bytes of a body, as sent and decompressed."""
+MAX_HELD = 8_388_608
+"""Bytes of the bodies of requests without an answer. Parsed, they take about ten times as much memory."""
 PREVIEWS = {"good": (True,), "bad": (False,), "all": (True, False), "reset": (True, False)}
 """Paths beneath `/micro/`, and which items they show: accepted ones, refused ones."""
 
@@ -37,6 +39,7 @@ class CollectorApi:
         self._metrics = metrics
         self._doors = DoorHandlers(intake, sink, keys, metrics, options)
         self._origins = OriginRules(options.origins, metrics)
+        self._held_bytes = 0
         self._previews: deque[IntakePreview] = deque(maxlen=MAX_PREVIEWS)
         doors = build_doors(options.snowplow_paths)
         self._document = build_api_document(doors, options.base_path)
@@ -55,13 +58,26 @@ class CollectorApi:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
         sender = SenderRequest(request)
-        response = await self._answer(sender)
+        size = _largest_body(request)
+        if self._held_bytes + size > MAX_HELD:
+            response: web.StreamResponse = self._refuse_busy()
+        else:
+            self._held_bytes += size
+            try:
+                response = await self._answer(sender)
+            finally:
+                self._held_bytes -= size
         if not request.content.is_eof():
             response.force_close()  # what is left of the body is not the next request
         self._metrics.observe("headwater_request_seconds", time.perf_counter() - started, door=sender.door)
         self._metrics.count("headwater_requests_total", door=sender.door, status=str(response.status))
         self._origins.share(request, response)
         return response
+
+    def _refuse_busy(self) -> web.Response:
+        """Answer at once, without reading the body: what waits for Kafka must stay within the process's memory."""
+        self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.BUSY)
+        return _reject(RequestRejected(RejectionReason.BUSY))
 
     async def _answer(self, sender: SenderRequest) -> web.StreamResponse:
         """Answer a request. No exception but those of a lost connection leaves it."""
@@ -109,6 +125,14 @@ class CollectorApi:
             self._previews.clear()
         shown = [preview.content for preview in self._previews if preview.accepted in PREVIEWS[selection]]
         return json_answer(shown, default=str)
+
+
+def _largest_body(request: web.Request) -> int:
+    """Return the bytes that a request's body may have."""
+    if not request.body_exists:
+        return 0
+    length = request.content_length
+    return MAX_BODY if length is None else min(length, MAX_BODY)
 
 
 def _as_handler(answer: Callable[[], web.Response]) -> RouteHandler:

@@ -2,6 +2,7 @@
 
 import hmac
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from streams.collector.event import ProtocolEvent
@@ -27,13 +28,16 @@ OnMasked = Callable[[str], None]
 """Called with the masked name of each field in which something was masked."""
 
 
+_own_identifiers = lru_cache(4_096)(OwnIdentifiers)  # the events of one visitor have the same
+
+
 class EventMask:
     """The masks of one event. Most events need none, so all their short texts are checked at once."""
 
     __slots__ = ("_absent", "_event", "_on_masked", "_own", "_personal", "_plain")
 
     def __init__(self, event: ProtocolEvent, address: str, on_masked: OnMasked, agent: str = "") -> None:
-        self._own = OwnIdentifiers(event.identifiers, (event.ip, address))
+        self._own = _own_identifiers(tuple(event.identifiers), (event.ip, address))
         self._on_masked = on_masked
         self._event = event
         texts = [event.event_id, event.name, event.order_id, event.tag_version, event.currency, event.decision_token]

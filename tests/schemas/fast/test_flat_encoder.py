@@ -49,6 +49,17 @@ def test_lengths_and_small_numbers_are_encoded_alike(length: int) -> None:
     assert decode(REGISTRY, written) == (contract, record)
 
 
+@given(st.dictionaries(TEXT, TEXT, max_size=70), st.lists(st.dictionaries(TEXT, TEXT, max_size=3), max_size=70), st.floats())
+def test_events_are_encoded_alike(texts: dict[str, str], items: list[dict[str, str]], value: float) -> None:
+    """Maps of texts, arrays of them, doubles and booleans."""
+    contract = REGISTRY.latest("events.raw")
+    record: dict[str, Any] = dict.fromkeys(contract.names, "x")
+    record |= dict.fromkeys(("signals", "click_ids", "match_tokens", "properties", "user_properties"), texts)
+    record |= {"items": items, "value": value, "identifiers": list(texts), "problems": [], "heartbeat": False, "bot": True}
+    record |= {"imported": False, "collector_ts": 1_795_000_000_017, "event_ts": -1}
+    assert flat_record_encoder(contract.parsed, contract.header)(record) == encode(contract, record)
+
+
 def test_what_is_left_out_has_its_default() -> None:
     """A missing field gets its default; without one it raises KeyError."""
     contract = REGISTRY.latest("consent.audit")
@@ -71,6 +82,7 @@ def test_columns_are_encoded_alike(texts: list[str]) -> None:
 
 
 def test_what_is_not_flat_is_refused() -> None:
-    """A record with a map of strings raises ValueError."""
+    """A record with an array of integers raises ValueError."""
+    schema = {"name": "Counts", "fields": [{"name": "counts", "type": {"type": "array", "items": "long"}}]}
     with pytest.raises(ValueError, match="not flat"):
-        flat_encoder(REGISTRY.latest("events.raw").parsed, b"")
+        flat_encoder(schema, b"")

@@ -1,5 +1,6 @@
 """The spool keeps records in order, over crashes, encrypted and bounded."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,23 @@ def test_a_full_spool_takes_nothing(tmp_path: Path) -> None:
         spool.append([SpoolRecord("events.raw", b"k", b"x" * 2_000)], NOW)
     assert spool.bytes == before
     assert drained(spool) == RECORDS
+
+
+def test_a_full_disk_loses_no_acknowledged_record(tmp_path: Path) -> None:
+    """What a failed write left behind is removed, so that records before and after it can be read."""
+    spool = Spool(tmp_path / "spool", keyring(tmp_path), 10_000_000)
+    spool.append(RECORDS[:2], NOW)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (spool.bytes + 1_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            spool.append([SpoolRecord("events.raw", b"k", b"x" * 5_000)], NOW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    spool.append(RECORDS[2:], NOW)
+    again = Spool(tmp_path / "spool", keyring(tmp_path), 10_000_000)
+    assert again.bytes == spool.bytes
+    assert drained(again) == RECORDS
 
 
 def test_it_goes_on_in_a_new_segment_while_the_old_one_drains(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from streams.collector.event import InvalidItem
-from streams.collector.http import handlers
+from streams.collector.http import handlers, server
 from tests.streams.collector.http.served import ServedCollector
 
 EVENT = {"event_name": "x", "client_id": "c-1", "text": "straße"}
@@ -267,3 +267,13 @@ def test_an_event_that_grows_beyond_a_record_is_refused(collector: ServedCollect
     answer = collector.post("/v1/events", body)
     assert (answer.status, answer.json["code"]) == (413, "TOO_LARGE")
     assert collector.take_letters() == [("TOO_LARGE", "web-de", body)]
+
+
+def test_more_bodies_than_a_process_can_hold_are_sent_again_later(
+    collector: ServedCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the bound on unanswered bodies it is 503 with Retry-After, and the next request is accepted."""
+    monkeypatch.setattr(server, "MAX_HELD", 100)
+    answer = collector.post("/v1/events", {"event_name": "x", "text": "y" * 200})
+    assert (answer.status, answer.json["code"], answer.headers["retry-after"]) == (503, "BUSY", "1")
+    assert collector.post("/v1/events", {"event_name": "x"}).status == 200
