@@ -96,7 +96,7 @@ def anonymise(record: Record, shape: ContractShape, policy: Policy, event_id: st
     anonymous = shape.blank()
     for name in policy.anonymous_fields:
         if name in anonymous:
-            anonymous[name] = record[name]
+            anonymous[name] = record.get(name, anonymous[name])  # one that is left out has its default
     anonymous["event_id"] = event_id
     anonymous["region"] = region_of(record["region"])[:2]
     anonymous["collector_ts"] = record["collector_ts"] // HOUR_MS * HOUR_MS
