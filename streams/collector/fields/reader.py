@@ -155,9 +155,9 @@ class FieldReader:
         return self.text(name)
 
     def take(self, name: str) -> Any:
-        """Return a field as it was sent, None where it is absent. It counts as read."""
+        """Return a field as it was sent, repeated names in it numbered; None where it is absent. It counts as read."""
         self._read.add(name)
-        return self._fields.get(name)
+        return number_repeats(self._fields.get(name))
 
     def skip(self, names: Collection[str]) -> None:
         """Count fields as read, with every value of a repeated one: they are kept elsewhere, or never."""

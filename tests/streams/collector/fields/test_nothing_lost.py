@@ -23,6 +23,8 @@ def test_earlier_values_of_repeated_names_are_numbered() -> None:
     """They stay at any depth, under `name#2`, ..., and the last one keeps the name."""
     body = loads(b'{"event_name":"x","a":1,"a":2,"a":3,"properties":{"b":[{"c":1,"c":2}]}}')
     assert parse(own.parse_item, body).properties == {"a": 3, "a#2": 1, "a#3": 2, "b": [{"c": 2, "c#2": 1}]}
+    item = loads(b'{"e":"ti","ti_sk":{"b":1,"b":2}}')
+    assert parse(snowplow.parse_item, item).items == [{"item_id": {"b": 2, "b#2": 1}}]
     plain = {"a": [{"b": 1}]}
     assert number_repeats(plain) is plain
 
