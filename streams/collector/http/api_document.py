@@ -134,6 +134,7 @@ ANSWERS = {
     AnswerFormat.OK_TEXT: ResponseBody(KEPT_ANYWAY, TEXT, {"type": "string"}),
     AnswerFormat.PIXEL: ResponseBody("accepted: an image of one pixel", "image/gif", {"type": "string"}),
     AnswerFormat.EMPTY: ResponseBody(KEPT_ANYWAY),
+    AnswerFormat.NO_CONTENT: ResponseBody(KEPT_ANYWAY),
     AnswerFormat.VALIDATION: ResponseBody("the problems of each item; nothing is kept", JSON, {"type": "object"}),
 }
 WITHOUT_DOOR = frozenset({RejectionReason.NOT_FOUND})
@@ -155,7 +156,8 @@ def _describe_door(door: Door) -> ApiOperation:
     if isinstance(door, DiscardDoor):
         answer = {200: ResponseBody("counted, not kept", JSON, {"type": "object"})}
         return ApiOperation(door.method, door.path, "Metrics of SDKs, which are not kept", answer | _rejections(), "SDKs")
-    answer = {200: ANSWERS[door.answer if isinstance(door, EventDoor) else AnswerFormat.SUMMARY]}
+    answer_format = door.answer if isinstance(door, EventDoor) else AnswerFormat.SUMMARY
+    answer = {204 if answer_format is AnswerFormat.NO_CONTENT else 200: ANSWERS[answer_format]}
     module = inspect.getmodule(door.parse_item)
     title = (inspect.getdoc(module) or "").split("\n")[0].removesuffix(" Pure.")
     body = BODIES.get(door.parse_item, {"type": ["object", "array"]}) if door.method == "POST" else None
