@@ -80,9 +80,8 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
     from infra.settings import load_settings
     from infra.telemetry.logs import configure_logs
     from streams.collector.http.options import CollectorOptions
-    from streams.collector.http.process import CollectorProcess, serve_by_processes
     from streams.collector.http.routes import check_base_path
-    from streams.collector.http.serving import SpoolLimits, serve
+    from streams.collector.http.serving import CollectorProcess, SpoolLimits, serve, serve_by_processes
 
     configure_logs("collector")
     settings = load_settings()

@@ -3,14 +3,19 @@
 import asyncio
 import os
 import signal
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import uvloop
+
+from infra.errors import EXIT_CONFIG, ConfigError
 from infra.http.cors import AllowedOrigins
-from infra.http.listening import build_runner, listen
+from infra.http.listening import build_runner, listen, listen_once
 from infra.payload_keyring import PayloadKeyring
-from infra.settings import Settings
-from infra.telemetry.logs import get_logger
+from infra.processes.children import ProcessGroup
+from infra.settings import Settings, load_settings
+from infra.telemetry.logs import configure_logs, get_logger
 from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.collector.delivery.sink import Sink
@@ -101,4 +106,30 @@ async def _wait_for_stop(stop: asyncio.Event, place: ProcessPlace) -> None:
                 return
 
 
-__all__ = ["ProcessPlace", "SpoolLimits", "serve"]
+@dataclass(frozen=True)
+class CollectorProcess:
+    """The work of one process; picklable. Called with the process's number."""
+
+    options: CollectorOptions
+    address: tuple[str, int]
+    limits: SpoolLimits
+    processes: int
+
+    def __call__(self, number: int) -> None:
+        """Serve until SIGTERM, SIGINT or the end of the parent process."""
+        configure_logs("collector")
+        place = ProcessPlace(number, self.processes)
+        try:
+            uvloop.run(serve(load_settings(), self.options, self.address, self.limits, place))
+        except ConfigError as error:
+            print(f"headwater: {error}", file=sys.stderr)  # noqa: T201 - the message of a command, as the command line prints it
+            sys.exit(EXIT_CONFIG)
+
+
+def serve_by_processes(process: CollectorProcess) -> None:
+    """Serve by several processes until SIGTERM or SIGINT. ConfigError where they cannot start."""
+    listen_once(*process.address)
+    ProcessGroup(process, process.processes).run()
+
+
+__all__ = ["CollectorProcess", "ProcessPlace", "SpoolLimits", "serve", "serve_by_processes"]
