@@ -25,11 +25,15 @@ class RepeatedKeys(dict[str, Any]):
 
     def numbered(self) -> Iterator[tuple[str, Any]]:
         """Yield the earlier values that say something else than the last one, under `name#2`, `name#3`, ..."""
-        names = set(self)
+        names, numbers = set(self), dict[str, int]()
         for name, value in self.earlier:
             if value in (None, "") or (value == self.get(name) and type(value) is type(self.get(name))):
                 continue
-            free = unused_name(name, names)
+            # A name may be repeated thousands of times, so that the search goes on where it ended.
+            number = numbers.get(name, 2)
+            while (free := f"{name}#{number}") in names:
+                number += 1
+            numbers[name] = number + 1
             names.add(free)
             yield free, value
 
