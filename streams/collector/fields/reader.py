@@ -9,9 +9,8 @@ from infra.parsing.money import Money, parse_money
 from infra.parsing.times import parse_time
 from streams.collector.event import InvalidField
 from streams.collector.fields.repeated_keys import RepeatedKeys, number_repeats
+from streams.identity.nodes import identifier_text
 
-EXACT = 1 << 53
-"""Whole numbers from here on may have lost digits where a sender's language has floating-point numbers only."""
 MAX_NAME = 128
 NOTHING: Mapping[str, Any] = {}
 SCALARS = frozenset({str, int, float, bool, type(None)})
@@ -77,10 +76,10 @@ class FieldReader:
         """Return the first of these fields that can identify somebody: a text, or a number that has all its digits."""
         for name in names:
             value = self._fields.get(name)
-            if type(value) is float or (type(value) is int and abs(value) >= EXACT):
-                if value == value // 1 and abs(value) < EXACT:
+            if type(value) is float:
+                if text := identifier_text(value):
                     self._read.add(name)
-                    return str(int(value))
+                    return text
                 self.note(name, "text, because a number of this size or with decimals loses digits")
             elif value is not None and (text := self.text(name)):
                 return text

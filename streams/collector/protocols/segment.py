@@ -151,13 +151,23 @@ def _read_identifiers(fields: _CallFields, kind: str) -> list[tuple[str, str]]:
     identifiers = [
         ("user", call.identifier("userId")),
         ("device", fields.device.identifier("id")),
-        ("cookie", call.identifier("anonymousId")),
+        *(("cookie", value) for value in _read_cookies(call, kind)),
     ]
     for address in ("email", "phone"):
         identifiers += [(address, value) for value in _read_trait(fields, kind, address)]
-    if kind in ("alias", "merge"):
-        identifiers.append(("cookie", call.identifier("previousId")))
     return [(identifier, value) for identifier, value in identifiers if value]
+
+
+def _read_cookies(call: FieldReader, kind: str) -> list[str]:
+    """Return the cookies of a call. Where an alias names another cookie beside `previousId`, that one is left over.
+
+    Then `previousId` is a user, and the graph merges no two users: beside both of them the visitor's cookie would be nobody's.
+    """
+    previous = call.identifier("previousId") if kind == "alias" else ""
+    if previous and call.fields.get("anonymousId") not in (None, "", previous):
+        call.note("previousId", "an anonymous id, because two users are never merged")
+        return [previous]
+    return [call.identifier("anonymousId"), previous]
 
 
 def _read_trait(fields: _CallFields, kind: str, name: str) -> list[str]:

@@ -405,3 +405,23 @@ def test_an_address_in_both_traits_of_a_call_is_read_once(address: str, remainin
     event = sent(segment.parse_item({"type": "identify", "traits": traits, "context": {"traits": {"email": address}}}))
     assert event.identifiers == [("email", "a@b.example")]
     assert event.user_properties == remaining
+
+
+def test_an_alias_links_the_previous_id() -> None:
+    """As a cookie. Another anonymous id beside it would link two users through the visitor's cookie, so it is left over."""
+    call = {"type": "alias", "userId": "u-1", "previousId": "v-1"}
+    assert sent(segment.parse_item(call)).identifiers == [("user", "u-1"), ("cookie", "v-1")]
+    same = sent(segment.parse_item(call | {"anonymousId": "v-1"}))
+    assert set(same.identifiers) == {("user", "u-1"), ("cookie", "v-1")}
+    other = sent(segment.parse_item(call | {"anonymousId": "v-2"}))
+    assert set(other.identifiers) == {("user", "u-1"), ("cookie", "v-1")}
+    assert (other.properties, len(other.problems)) == ({"anonymousId": "v-2"}, 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(770031, "770031"), (770031.0, "770031"), (1 << 60, str(1 << 60)), (17.5, ""), (3e20, "")]
+)
+def test_numbers_that_keep_their_digits_identify(number: float, text: str) -> None:
+    """Integers are exact; a fraction may have been rounded."""
+    event = sent(own.parse_item({"event_name": "x", "user_id": number}))
+    assert event.identifiers == ([("user", text)] if text else [])
