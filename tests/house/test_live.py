@@ -64,7 +64,7 @@ def test_why_and_live_tell_what_became_of_each_event(strict_house: StandingHouse
     send(house, event_id=accepted)
     stripped = send(house, consent=GRANTED | {"cmp.marketing": "denied"}, client_id="c-2")
     dropped = send(house, event_name="account_opened", consent=DENIED, client_id="c-3")
-    dead = send(house, value="no number")
+    dead = send(house, event_name=["no", "name"])
     address = send(house, event_id=f"{uuid.uuid4().hex[:8]}@example.org")
 
     def live() -> dict[str, dict[str, Any]]:
@@ -78,7 +78,7 @@ def test_why_and_live_tell_what_became_of_each_event(strict_house: StandingHouse
     assert [(r["purpose"], r["granted"]) for r in shown[dropped]["rulings"]] == [
         ("analytics", False), ("marketing", False), ("personalization", False),
     ]  # fmt: skip
-    assert "value must be a number" in shown["collector"]["problems"][0]
+    assert "event_name must be text" in shown["collector"]["problems"][0]
     assert address not in log.read_text()
     listener.send_signal(signal.SIGINT)
     assert listener.wait(20) == 0, log.read_text()
@@ -104,7 +104,7 @@ def test_why_and_live_tell_what_became_of_each_event(strict_house: StandingHouse
 
     assert why(house, dead)["state"] == "unknown"
     story = why(house, dead, "--decrypt")
-    assert (story["state"], story["dead_letters"][0]["detail"]) == ("dead", "value must be a number")
+    assert (story["state"], story["dead_letters"][0]["detail"]) == ("dead", "event_name must be text of 1 to 128 characters")
     assert json.loads(story["dead_letters"][0]["value"])["event_id"] == dead
 
     assert why(house, address)["state"] == "loaded"
