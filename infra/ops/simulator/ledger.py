@@ -127,7 +127,10 @@ class LedgerIndex:
     attempts: bytearray
     """Deliveries per event, up to 255."""
     answered: bytearray
-    """1 where the last delivery was accepted or refused, so that a dead letter must be there already."""
+    """1 where the last delivery was accepted or refused, so that a dead letter must be there already.
+
+    Of a request without a known key (401) nothing is kept: a Snowplow item that is no object has no app id.
+    """
     accounts: "array[int]"
     """Account number per event; -1 = none."""
     after: "array[int]" = field(default_factory=lambda: array("i"))
@@ -220,7 +223,7 @@ def _add_event(expected: LedgerIndex, line: EventLine, people: dict[str, int]) -
     expected.masks[n] = line.mask
     expected.acked[n] = min(255, line.acked)
     expected.attempts[n] = min(255, line.attempts)
-    expected.answered[n] = 200 <= line.status < 500 and line.status != 429
+    expected.answered[n] = 200 <= line.status < 500 and line.status not in (401, 429)
     expected.after[n] = line.refusal
     if line.account:
         expected.accounts[n] = people.setdefault(line.account, len(people))
