@@ -8,6 +8,9 @@ from math import isfinite
 MIN_S, MAX_S = 100_000_000, 4_102_444_800  # March 1973 and January 2100
 """Seconds since 1970 between which a time is plausible. The ranges of no two units overlap, so a number identifies its unit."""
 
+YEAR_2000_MS, YEAR_2090_MS = 946_684_800_000, 3_786_739_200_000
+"""An event's time lies between them. A number outside is in another unit, where the unit is given."""
+
 PER_SECOND = (1, 1_000, 1_000_000, 1_000_000_000)
 """Units of numbers: seconds, milliseconds, microseconds, nanoseconds."""
 
@@ -96,4 +99,4 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-__all__ = ["parse_age", "parse_moment", "parse_time"]
+__all__ = ["YEAR_2000_MS", "YEAR_2090_MS", "parse_age", "parse_moment", "parse_time"]

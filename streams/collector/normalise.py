@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from infra.parsing.address import parse_address
 from infra.parsing.site import page_site
+from infra.parsing.times import YEAR_2000_MS
 from schemas.codec import Record
 from schemas.registry import Contract
 from streams.collector.event import ProtocolEvent
@@ -26,8 +27,6 @@ from streams.collector.write_keys import KeyKind
 from streams.identity.nodes import NodeKeys, event_nodes, normalise
 
 FUTURE_MS = 23 * 3_600_000
-MIN_MS = 946_684_800_000
-"""The year 2000: no event is older."""
 TRANSIT_MS = 60_000
 """Difference between the clocks of device and collector up to which it is not skew but the request's way."""
 MAX_TEXT = 4_096
@@ -213,7 +212,7 @@ def choose_event_time(event: ProtocolEvent, request: RequestContext, problems: l
     if event.sent_ms is not None and request.kind is not KeyKind.IMPORT and abs(now_ms - event.sent_ms) > TRANSIT_MS:
         # Trackers that truncate the sending time to whole seconds seem to send before the event is created.
         moment, clock = now_ms - max(0, event.sent_ms - created_ms), "corrected"
-    if not MIN_MS <= moment <= now_ms + FUTURE_MS:
+    if not YEAR_2000_MS <= moment <= now_ms + FUTURE_MS:
         problems.append("event time: between 2000 and tomorrow")
         return now_ms, "collector"
     return moment, clock

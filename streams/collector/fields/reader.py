@@ -8,7 +8,7 @@ from infra.parsing.address import parse_address
 from infra.parsing.money import Money, parse_money
 from infra.parsing.times import parse_time
 from streams.collector.event import InvalidField
-from streams.collector.fields.repeated_keys import RepeatedKeys, number_repeats
+from streams.collector.fields.repeated_keys import RepeatedKeys, number_repeats, put_field
 from streams.identity.nodes import identifier_text
 
 MAX_NAME = 128
@@ -189,13 +189,7 @@ def merge_fields(*sources: Iterator[tuple[str, Any]]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for source in sources:
         for name, value in source:
-            if name in merged and merged[name] != value:
-                number = 2
-                while merged.get(f"{name}#{number}", value) != value:
-                    number += 1
-                merged[f"{name}#{number}"] = value
-            else:
-                merged[name] = value
+            put_field(merged, name, value)
     return merged
 
 

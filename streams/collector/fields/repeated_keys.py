@@ -127,6 +127,14 @@ def unused_name(name: str, names: Container[str]) -> str:
     return f"{name}#{number}"
 
 
+def put_field(fields: dict[str, Any], name: str, value: Any) -> None:
+    """Add a field. Where the name has another value already, this one is kept as `name#2`, `name#3`, ..."""
+    free, number = name, 2
+    while free in fields and fields[free] != value:
+        free, number = f"{name}#{number}", number + 1
+    fields[free] = value
+
+
 def number_repeats(value: Any) -> Any:
     """Return a value with the repeated keys of its objects under `name#2`, ...; the same object where it has none."""
     if isinstance(value, list):
@@ -207,6 +215,7 @@ __all__ = [
     "number_repeats",
     "overlay",
     "pairs",
+    "put_field",
     "select_fields",
     "unused_name",
 ]

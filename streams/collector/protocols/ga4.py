@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from infra.parsing.times import YEAR_2000_MS, YEAR_2090_MS
 from streams.collector.event import InvalidField, Item, ProtocolEvent, parse_object
 from streams.collector.fields.amount import read_amount
 from streams.collector.fields.click_ids import read_click_ids
@@ -100,15 +101,11 @@ def _read_micros(fields: FieldReader, body: FieldReader) -> int | None:
         micros = int(float(value)) if isinstance(value, float | str) else int(value)
     except (TypeError, ValueError, OverflowError):
         micros = 0
-    if not MIN_MICROS <= micros < 4 * MIN_MICROS or isinstance(value, bool):
+    if not YEAR_2000_MS <= micros // 1000 < YEAR_2090_MS or isinstance(value, bool):
         reader.note("timestamp_micros", "microseconds since 1970")
         return None
     reader.take("timestamp_micros")
     return micros // 1000
-
-
-MIN_MICROS = 946_684_800_000_000
-"""The year 2000: a smaller number is in another unit. Four times as much is the year 2090."""
 
 
 def _read_identifiers(body: FieldReader) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
 from streams.collector.event import Item, ProtocolEvent
-from streams.collector.fields.repeated_keys import RepeatedKeys, build_object, dumps
+from streams.collector.fields.repeated_keys import RepeatedKeys, build_object, dumps, put_field
 from streams.collector.protocols import ga4
 
 SHARED = {
@@ -81,11 +81,11 @@ def parse_item(item: Any) -> Item:
         if name in SHARED:
             shared.append((SHARED[name], value))
         elif name.startswith(("ep.", "epn.")):
-            _put(params, name.partition(".")[2], value)
+            put_field(params, name.partition(".")[2], value)
         elif name.startswith(("up.", "upn.")):
-            _put(traits, name.partition(".")[2], value)
+            put_field(traits, name.partition(".")[2], value)
         else:
-            _put(params, PARAMS.get(name, name), value)
+            put_field(params, PARAMS.get(name, name), value)
     event = {"name": item["event"].get("en", item["query"].get("en")), "params": params, "user_properties": traits}
     # The event's own parameter counts; another value that all share stays as a repeated key, which may be a refusal.
     return _with_own_id(ga4.parse_item({"shared": build_object(shared[::-1]), "event": event}), item)
@@ -101,14 +101,6 @@ def _all_fields(query: Mapping[str, Any], event: Mapping[str, Any]) -> list[tupl
     return [pair for source in sources for pair in (*source.items(), *getattr(source, "earlier", ()))]
 
 
-def _put(fields: dict[str, Any], name: str, value: Any) -> None:
-    """Add a field. Another value of the same name is kept as `name#2`, ..."""
-    number, free = 2, name
-    while free in fields and fields[free] != value:
-        free, number = f"{name}#{number}", number + 1
-    fields[free] = value
-
-
 def _parse_product(text: str) -> dict[str, Any]:
     """Parse `idX~nmShoe~pr19.9~k0colour~v0red`."""
     product: dict[str, Any] = {}
@@ -118,11 +110,11 @@ def _parse_product(text: str) -> dict[str, Any]:
         if code[:1] == "k" and code[1:].isdigit() and code[1:] not in names:
             names[code[1:]] = value
         elif code[:1] == "v" and code[1:] in names:
-            _put(product, names.pop(code[1:]), value)
+            put_field(product, names.pop(code[1:]), value)
         elif part:
-            _put(product, PRODUCT.get(code, code), value)
+            put_field(product, PRODUCT.get(code, code), value)
     for number, name in names.items():  # names without a value
-        _put(product, f"k{number}", name)
+        put_field(product, f"k{number}", name)
     return product
 
 

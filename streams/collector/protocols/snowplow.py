@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from infra.parsing.times import YEAR_2000_MS, YEAR_2090_MS
 from streams.collector.event import InvalidField, Item, ProtocolEvent, parse_object, read_object, read_text
 from streams.collector.fields.amount import read_amount, read_currency
 from streams.collector.fields.click_ids import read_click_ids
@@ -37,8 +38,6 @@ ORDER_IDS = ("order_id", "orderId", "transaction_id")
 SESSION = "client_session"
 ITEM_FIELDS = {"ti_sk": "item_id", "ti_nm": "item_name", "ti_ca": "category", "ti_pr": "price", "ti_qu": "quantity"}
 """Fields of a `transaction_item` -> names of the contract."""
-MIN_MS = 946_684_800_000
-"""The year 2000: a smaller number is in another unit. Four times as much is the year 2090."""
 UNKEPT = frozenset({"aid", "co", "cx", "e"})
 """Fields that are read elsewhere, or never kept: the app id is the write key."""
 UNSTRUCTURED = frozenset({"ue_pr", "ue_px"})
@@ -186,7 +185,8 @@ def _read_ms(fields: FieldReader, name: str) -> int | None:
     text = fields.fields.get(name)
     if text is None or text == "":
         return None
-    if not (isinstance(text, str | int) and str(text).isascii() and str(text).isdigit() and MIN_MS <= int(text) < 4 * MIN_MS):
+    is_number = isinstance(text, str | int) and str(text).isascii() and str(text).isdigit()
+    if not (is_number and YEAR_2000_MS <= int(text) < YEAR_2090_MS):
         fields.note(name, "milliseconds since 1970")
         return None
     return int(fields.take(name))
