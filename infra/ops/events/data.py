@@ -9,8 +9,6 @@ from infra.ops.events.trace import LAYERS, RESOLVED, EventTrace, epoch_ms
 from schemas.codec import Record
 from streams.consent.stage import RAW
 
-ARRIVAL = ("event_name", "source", "site", "protocol", "collector_ts", "event_ts")
-
 
 def as_data(trace: EventTrace) -> dict[str, Any]:
     """The story as JSON; times are milliseconds UTC."""
